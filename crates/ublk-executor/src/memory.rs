@@ -1,0 +1,204 @@
+//! Anonymous memory by the page: tag buffers and in-memory stores.
+//!
+//! A [`Mapping`] hands out addresses, not references: the kernel reads and writes this memory while Rust code runs, so no `&[u8]`
+//! to it may exist except for the moment of a copy. Concurrent access to the same bytes is a race between requests,
+//! which the block layer leaves to the device's users, as on a disk.
+
+use std::ptr::NonNull;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+/// Page size assumed for alignment; larger pages only mean coarser discards.
+pub const PAGE_BYTES: usize = 4096;
+
+/// A private, zero-filled mapping that takes memory only where it was written.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: the mapping is plain memory owned by this value. All access goes through raw copies on `&self`, whose
+// races are races between device requests (see the module's head), never on Rust references.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `length` bytes (rounded up to pages), address space only: MAP_NORESERVE, small pages so that a first write
+    /// takes 4 KiB and not 2 MiB.
+    ///
+    /// # Errors
+    /// ENOMEM: no address space, or overcommit is forbidden (`vm.overcommit_memory=2`).
+    pub fn new(length: usize) -> std::io::Result<Mapping> {
+        let length = length.max(1).next_multiple_of(PAGE_BYTES);
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+        let start = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )?
+        };
+        let start = NonNull::new(start.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        // SAFETY: the range is the mapping just made. NOHUGEPAGE changes no content; a kernel without THP answers EINVAL.
+        let _ = unsafe { madvise(start.as_ptr().cast(), length, Advice::LinuxNoHugepage) };
+        Ok(Mapping { start, length })
+    }
+
+    /// Bytes mapped.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// A mapping is never empty.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Address of the byte at `offset`, for the kernel. `offset + length` must lie within the mapping.
+    ///
+    /// # Panics
+    /// When the range is outside: that would be our own bug, and the kernel would write elsewhere.
+    #[inline]
+    pub fn address(&self, offset: usize, length: usize) -> u64 {
+        assert!(
+            offset <= self.length && length <= self.length - offset,
+            "range {offset}+{length} is outside of {} mapped bytes",
+            self.length
+        );
+        self.start.as_ptr() as u64 + offset as u64
+    }
+
+    /// Zeroes a range: whole pages go back to the system, the rest is overwritten.
+    ///
+    /// # Panics
+    /// When the range is outside.
+    pub fn zero(&self, offset: usize, length: usize) {
+        let begin = self.address(offset, length);
+        let end = begin + length as u64;
+        let first_page = begin.next_multiple_of(PAGE_BYTES as u64);
+        let last_page = end - end % PAGE_BYTES as u64;
+        if first_page >= last_page {
+            self.overwrite_with_zeroes(offset, length);
+            return;
+        }
+        self.overwrite_with_zeroes(offset, (first_page - begin) as usize);
+        self.overwrite_with_zeroes(offset + (last_page - begin) as usize, (end - last_page) as usize);
+        self.give_back(offset + (first_page - begin) as usize, (last_page - first_page) as usize);
+    }
+
+    /// Gives the whole pages inside a range back to the system (they read as zeroes afterwards); partial pages keep their bytes.
+    ///
+    /// # Panics
+    /// When the range is outside.
+    pub fn discard(&self, offset: usize, length: usize) {
+        let begin = self.address(offset, length);
+        let end = begin + length as u64;
+        let first_page = begin.next_multiple_of(PAGE_BYTES as u64);
+        let last_page = end - end % PAGE_BYTES as u64;
+        if first_page < last_page {
+            self.give_back(offset + (first_page - begin) as usize, (last_page - first_page) as usize);
+        }
+    }
+
+    /// Copies `length` bytes from another mapping, which may be this one.
+    ///
+    /// # Panics
+    /// When a range is outside.
+    pub fn copy_from(&self, offset: usize, source: &Mapping, source_offset: usize, length: usize) {
+        let to = self.address(offset, length) as *mut u8;
+        let from = source.address(source_offset, length) as *const u8;
+        // SAFETY: `address` checked both ranges; `copy` allows them to overlap.
+        unsafe { std::ptr::copy(from, to, length) };
+    }
+
+    /// Copies bytes out, for tests and checkers.
+    ///
+    /// # Panics
+    /// When the range is outside.
+    pub fn copy_out(&self, offset: usize, target: &mut [u8]) {
+        let from = self.address(offset, target.len()) as *const u8;
+        // SAFETY: `address` checked the range; the target is a distinct Rust slice.
+        unsafe { std::ptr::copy_nonoverlapping(from, target.as_mut_ptr(), target.len()) };
+    }
+
+    /// Overwrites a range with zeroes; takes memory where there was none, but no system call.
+    ///
+    /// # Panics
+    /// When the range is outside.
+    pub fn overwrite_with_zeroes(&self, offset: usize, length: usize) {
+        let start = self.address(offset, length) as *mut u8;
+        // SAFETY: `address` checked the range, and the mapping is writable for as long as `self` lives.
+        unsafe { std::ptr::write_bytes(start, 0, length) };
+    }
+
+    fn give_back(&self, offset: usize, length: usize) {
+        let start = self.address(offset, length);
+        // SAFETY: whole pages of our own private anonymous mapping: afterwards they read as zeroes, which is what both callers want.
+        let given = unsafe { madvise(start as *mut _, length, Advice::LinuxDontNeed) };
+        if given.is_err() {
+            self.overwrite_with_zeroes(offset, length); // locked pages cannot be given back
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new`, unmapped once. Whoever gave addresses to the kernel keeps the mapping until its ring is closed.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(mapping: &Mapping, offset: usize, bytes: &[u8]) {
+        let to = mapping.address(offset, bytes.len()) as *mut u8;
+        // SAFETY: `address` checked the range.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    fn read(mapping: &Mapping, offset: usize, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0xee; length];
+        mapping.copy_out(offset, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn zero_clears_exactly_the_range() {
+        let mapping = Mapping::new(4 * PAGE_BYTES).unwrap();
+        for (offset, length) in [(100, 50), (4000, 200), (512, 3 * 4096), (4096, 4096), (0, 16384), (16000, 384)] {
+            write(&mapping, 0, &[7; 4 * PAGE_BYTES]);
+            mapping.zero(offset, length);
+            let mut expected = vec![7; 4 * PAGE_BYTES];
+            expected[offset..offset + length].fill(0);
+            assert!(read(&mapping, 0, 4 * PAGE_BYTES) == expected, "zero({offset}, {length})");
+        }
+    }
+
+    #[test]
+    fn discard_clears_whole_pages_only() {
+        let mapping = Mapping::new(3 * PAGE_BYTES).unwrap();
+        write(&mapping, 0, &[9; 3 * PAGE_BYTES]);
+        mapping.discard(1, 2 * PAGE_BYTES);
+        let mut expected = vec![9; 3 * PAGE_BYTES];
+        expected[PAGE_BYTES..2 * PAGE_BYTES].fill(0);
+        assert!(read(&mapping, 0, 3 * PAGE_BYTES) == expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside")]
+    fn an_address_outside_is_refused() {
+        Mapping::new(PAGE_BYTES).unwrap().address(1, PAGE_BYTES);
+    }
+
+    #[test]
+    fn a_terabyte_maps_without_memory() {
+        let mapping = Mapping::new(1 << 40).unwrap();
+        write(&mapping, (1 << 40) - 1, &[1]);
+        assert_eq!(read(&mapping, (1 << 40) - 2, 2), [0, 1]);
+    }
+}
