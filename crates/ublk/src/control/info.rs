@@ -1,0 +1,108 @@
+//! What the driver says of a device: GET_DEV_INFO and GET_PARAMS as one record.
+
+use ublk_uapi::{Attrs, DevInfo, DevState, Features, ParamTypes, Params};
+
+use super::Control;
+use crate::{DeviceId, Error};
+
+/// One device as the driver knows it.
+#[derive(Debug, Clone)]
+pub struct DeviceInfo {
+    /// N of /dev/ublkbN.
+    pub id: DeviceId,
+    /// Dead, live, quiesced or failing I/O.
+    pub state: DevState,
+    /// Size in bytes; 0 before parameters were set.
+    pub size_bytes: u64,
+    /// Smallest I/O in bytes.
+    pub logical_block_bytes: u32,
+    /// Preferred I/O in bytes.
+    pub physical_block_bytes: u32,
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests open per queue.
+    pub depth: u16,
+    /// Largest request in bytes.
+    pub max_io_bytes: u32,
+    /// Serving process, 0 when none.
+    pub pid: u32,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// FLUSH is sent.
+    pub volatile_cache: bool,
+    /// FUA is passed on.
+    pub fua: bool,
+    /// DISCARD is sent.
+    pub discard: bool,
+    /// Announced as spinning.
+    pub rotational: bool,
+    /// Features granted.
+    pub features: Features,
+    /// Owner of an unprivileged device.
+    pub owner_uid: u32,
+    /// Its group.
+    pub owner_gid: u32,
+}
+
+impl DeviceInfo {
+    pub(crate) fn new(info: &DevInfo, params: &Params) -> DeviceInfo {
+        let basic = params.basic;
+        let attributes = basic.attrs;
+        let has_discard = params.types.contains(ParamTypes::DISCARD) && params.discard.max_discard_sectors > 0;
+        DeviceInfo {
+            id: info.dev_id,
+            state: info.state().unwrap_or(DevState::Dead),
+            size_bytes: basic.dev_sectors.to_bytes(),
+            logical_block_bytes: 1 << basic.logical_bs_shift,
+            physical_block_bytes: 1 << basic.physical_bs_shift,
+            queues: info.nr_hw_queues,
+            depth: info.queue_depth,
+            max_io_bytes: info.max_io_buf_bytes,
+            pid: u32::try_from(info.ublksrv_pid).unwrap_or(0),
+            read_only: attributes.contains(Attrs::READ_ONLY),
+            volatile_cache: attributes.contains(Attrs::VOLATILE_CACHE),
+            fua: attributes.contains(Attrs::FUA),
+            discard: has_discard,
+            rotational: attributes.contains(Attrs::ROTATIONAL),
+            features: info.flags,
+            owner_uid: info.owner_uid,
+            owner_gid: info.owner_gid,
+        }
+    }
+}
+
+impl Control {
+    /// Everything the driver knows of a device.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`], [`Error::Permission`] and those of every command.
+    pub fn info(&self, id: DeviceId) -> Result<DeviceInfo, Error> {
+        let info = self.dev_info(id)?;
+        let params = self.params(id)?;
+        Ok(DeviceInfo::new(&info, &params))
+    }
+}
+
+/// Every ublk device of this machine, lowest id first. A device that goes away meanwhile is left out.
+///
+/// # Errors
+/// [`Error::Permission`] when the driver refuses, and those of every command.
+pub fn list(control: &Control) -> Result<Vec<DeviceInfo>, Error> {
+    let mut ids = ids();
+    ids.sort_unstable();
+    let mut devices = Vec::with_capacity(ids.len());
+    for id in ids {
+        match control.info(id) {
+            Ok(info) => devices.push(info),
+            Err(Error::NoDevice { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(devices)
+}
+
+/// Ids from the char devices in sysfs: they exist from ADD_DEV to DEL_DEV.
+fn ids() -> Vec<DeviceId> {
+    let Ok(entries) = std::fs::read_dir("/sys/class/ublk-char") else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("ublkc")?.parse().ok()).collect()
+}

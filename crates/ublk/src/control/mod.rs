@@ -1,0 +1,198 @@
+//! The control plane: commands to `/dev/ublk-control`, each with a deadline.
+//!
+//! Thread: any but a queue's or JavaScript's. A command may sleep (START_DEV waits until every tag was fetched), so
+//! the caller blocks until the answer or the deadline.
+
+mod info;
+mod thread;
+
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use ublk_uapi::{CtrlCmd, CtrlOp, DevInfo, FEATURES_BYTES, Features, Params};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::{DeviceId, Error};
+pub use info::{DeviceInfo, list};
+use thread::ControlThread;
+
+/// Time for a command that only does arithmetic and allocation in the driver.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long DEL_DEV may wait for those who still hold the device open.
+const DELETE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Bytes of a CPU mask: 1024 CPUs, and a multiple of a long as the driver demands.
+const CPU_MASK_BYTES: usize = 128;
+
+/// What became of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// The device is gone and its id is free.
+    Done,
+    /// The device is stopped for good; its id is free when the last process that holds it open lets go.
+    WhenReleased,
+}
+
+/// Handle of the process's control thread; the thread ends with the last handle.
+#[derive(Clone)]
+pub struct Control {
+    thread: Arc<ControlThread>,
+}
+
+impl Control {
+    /// Opens `/dev/ublk-control` and starts the thread, or joins the one that runs.
+    ///
+    /// # Errors
+    /// [`Error::DriverMissing`], [`Error::Permission`], [`Error::IoUringDisabled`], [`Error::NoMemory`].
+    pub fn open() -> Result<Control, Error> {
+        static RUNNING: Mutex<Weak<ControlThread>> = Mutex::new(Weak::new());
+        let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(thread) = running.upgrade() {
+            return Ok(Control { thread });
+        }
+        let thread = Arc::new(ControlThread::start()?);
+        *running = Arc::downgrade(&thread);
+        Ok(Control { thread })
+    }
+
+    /// GET_FEATURES: what this kernel offers. Kernels before 6.5 cannot say.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] before 6.5, and those of every command.
+    pub fn features(&self) -> Result<Features, Error> {
+        let mut bytes = vec![0; FEATURES_BYTES];
+        self.run(CtrlOp::GetFeatures, CtrlCmd::for_device(u32::MAX), &mut bytes)?;
+        Ok(Features::read_from_bytes(&bytes).unwrap_or_default())
+    }
+
+    /// ADD_DEV: `info` names the wishes; the answer is what the driver granted (unknown flags are dropped in silence).
+    pub(crate) fn add(&self, info: &DevInfo) -> Result<DevInfo, Error> {
+        let mut bytes = info.as_bytes().to_vec();
+        self.run(CtrlOp::AddDev, CtrlCmd::for_device(info.dev_id), &mut bytes)?;
+        DevInfo::read_from_bytes(&bytes).map_err(|_| short_answer(CtrlOp::AddDev))
+    }
+
+    /// GET_DEV_INFO2, the form that works for unprivileged callers too, or GET_DEV_INFO on kernels before 6.3.
+    pub(crate) fn dev_info(&self, id: DeviceId) -> Result<DevInfo, Error> {
+        match self.dev_info_by_path(id) {
+            Err(Error::Unsupported { .. }) => self.dev_info_plain(id),
+            answer => answer,
+        }
+    }
+
+    /// GET_DEV_INFO: by number alone; needs CAP_SYS_ADMIN.
+    ///
+    /// # Errors
+    /// As [`Control::stop`].
+    pub fn dev_info_plain(&self, id: DeviceId) -> Result<DevInfo, Error> {
+        let mut bytes = vec![0; size_of::<DevInfo>()];
+        self.run(CtrlOp::GetDevInfo, CtrlCmd::for_device(id), &mut bytes)?;
+        DevInfo::read_from_bytes(&bytes).map_err(|_| short_answer(CtrlOp::GetDevInfo))
+    }
+
+    /// GET_DEV_INFO2: the buffer begins with the path of the char device, whose rights decide.
+    ///
+    /// # Errors
+    /// As [`Control::stop`], and [`Error::Unsupported`] before 6.3.
+    pub fn dev_info_by_path(&self, id: DeviceId) -> Result<DevInfo, Error> {
+        let mut bytes = char_path(id).into_bytes();
+        let path_bytes = bytes.len();
+        bytes.resize(path_bytes + size_of::<DevInfo>(), 0);
+        let command = CtrlCmd::for_device(id).with_dev_path_len(path_bytes as u16);
+        self.run(CtrlOp::GetDevInfo2, command, &mut bytes)?;
+        DevInfo::read_from_bytes(&bytes[path_bytes..]).map_err(|_| short_answer(CtrlOp::GetDevInfo2))
+    }
+
+    /// SET_PARAMS; refused once the device was started.
+    pub(crate) fn set_params(&self, id: DeviceId, params: &Params) -> Result<(), Error> {
+        let mut bytes = params.as_bytes().to_vec();
+        self.run(CtrlOp::SetParams, CtrlCmd::for_device(id), &mut bytes)
+    }
+
+    /// GET_PARAMS.
+    pub(crate) fn params(&self, id: DeviceId) -> Result<Params, Error> {
+        let mut bytes = Params::request().as_bytes().to_vec();
+        self.run(CtrlOp::GetParams, CtrlCmd::for_device(id), &mut bytes)?;
+        Params::read_from_bytes(&bytes).map_err(|_| short_answer(CtrlOp::GetParams))
+    }
+
+    /// START_DEV: returns when the block device is live; every queue must be fetching on another thread.
+    pub(crate) fn start(&self, id: DeviceId, limit: Duration) -> Result<(), Error> {
+        let command = CtrlCmd::for_device(id).with_data(u64::from(std::process::id()));
+        self.run_within(limit, CtrlOp::StartDev, command, &mut Vec::new())
+    }
+
+    /// STOP_DEV: the block device goes, open or not; requests in flight fail. The char device stays.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`], [`Error::Permission`], [`Error::Timeout`].
+    pub fn stop(&self, id: DeviceId) -> Result<(), Error> {
+        self.run(CtrlOp::StopDev, CtrlCmd::for_device(id), &mut Vec::new())
+    }
+
+    /// DEL_DEV: stops the device and removes it. The driver waits for everybody who holds the block or the char device open; after two
+    /// seconds that is left to it: the device is dead then, and goes when the last of them lets go.
+    ///
+    /// # Errors
+    /// As [`Control::stop`].
+    pub fn delete(&self, id: DeviceId) -> Result<Deletion, Error> {
+        match self.run_within(DELETE_LIMIT, CtrlOp::DelDev, CtrlCmd::for_device(id), &mut Vec::new()) {
+            Ok(()) => Ok(Deletion::Done),
+            Err(Error::Timeout { .. }) => Ok(Deletion::WhenReleased),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// DEL_DEV_ASYNC (6.9): the device goes when its last reference does.
+    ///
+    /// # Errors
+    /// As [`Control::stop`], and [`Error::Unsupported`].
+    pub fn delete_async(&self, id: DeviceId) -> Result<(), Error> {
+        self.run(CtrlOp::DelDevAsync, CtrlCmd::for_device(id), &mut Vec::new())
+    }
+
+    /// GET_QUEUE_AFFINITY: the CPUs whose requests come to this queue, lowest first.
+    ///
+    /// # Errors
+    /// As [`Control::stop`]; a queue that the device has not is [`Error::Kernel`] with EINVAL.
+    pub fn queue_affinity(&self, id: DeviceId, queue: u16) -> Result<Vec<usize>, Error> {
+        let mut mask = vec![0; CPU_MASK_BYTES];
+        let command = CtrlCmd::for_device(id).with_data(u64::from(queue));
+        self.run(CtrlOp::GetQueueAffinity, command, &mut mask)?;
+        Ok((0..CPU_MASK_BYTES * 8).filter(|cpu| mask[cpu / 8] & (1 << (cpu % 8)) != 0).collect())
+    }
+
+    fn run(&self, op: CtrlOp, command: CtrlCmd, buffer: &mut Vec<u8>) -> Result<(), Error> {
+        self.run_within(COMMAND_LIMIT, op, command, buffer)
+    }
+
+    /// Sends a command until it is answered: signals interrupt some commands in the driver (EINTR), and a busy
+    /// io_uring may ask to come again (EAGAIN).
+    fn run_within(&self, limit: Duration, op: CtrlOp, command: CtrlCmd, buffer: &mut Vec<u8>) -> Result<(), Error> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let (answer, returned) = self.thread.call(op, command, std::mem::take(buffer), deadline, limit)?;
+            *buffer = returned;
+            match -answer {
+                ..=0 => return Ok(()),
+                libc::EINTR | libc::EAGAIN if Instant::now() < deadline => continue,
+                errno => return Err(Error::from_answer(op, command.dev_id, errno)),
+            }
+        }
+    }
+}
+
+/// Path of the char device that the server holds.
+pub fn char_path(id: DeviceId) -> String {
+    format!("/dev/ublkc{id}")
+}
+
+/// Path of the block device.
+pub fn block_path(id: DeviceId) -> String {
+    format!("/dev/ublkb{id}")
+}
+
+fn short_answer(op: CtrlOp) -> Error {
+    Error::Kernel { id: None, call: op.name(), source: std::io::ErrorKind::UnexpectedEof.into() }
+}

@@ -1,0 +1,451 @@
+//! One device's life over the control plane: add, open, start, stop, delete.
+//!
+//! Thread: one at a time, and none that must not sleep. Queues hold the [`CharDevice`] while they run; the driver's DEL_DEV
+//! waits for them, so `delete` comes after the last queue is gone.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ublk_executor::clock;
+use ublk_uapi::{Attrs, DevInfo, DevState, Features, ParamBasic, ParamDiscard, Params, SECTOR_SHIFT, Sectors};
+
+use crate::control::{Control, Deletion, block_path, char_path};
+use crate::{DeviceId, DeviceInfo, Error, Target};
+
+/// How long another opener of the char device (udev) may take to let go, and devtmpfs to make the node.
+const OPEN_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often to look whether the driver has worked a release off: it tells nobody.
+const RELEASE_POLL: Duration = Duration::from_millis(2);
+
+/// Default time for START_DEV: before Linux 7.0 it scans for partitions, that is, reads through the backend.
+pub const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Longest DISCARD or WRITE_ZEROES request: 1 GiB, so that its length fits the result of a commit.
+const MAX_CLEAR_SECTORS: u32 = 1 << 21;
+
+/// Smallest piece that a discard can give back.
+const DISCARD_GRANULARITY_BYTES: u32 = 4096;
+
+/// What becomes of the device and its requests when the server dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Recovery {
+    /// The block device goes; requests fail.
+    #[default]
+    Off,
+    /// The device stays, quiesced; requests in flight fail, new ones wait for a new server.
+    Requeue,
+    /// As `Requeue`, and requests in flight are issued again to the new server.
+    Reissue,
+    /// The device stays; requests fail until a new server comes.
+    FailIo,
+}
+
+/// How data moves between a request's pages and the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BufferMode {
+    /// The driver copies between pages and a buffer per tag.
+    Copy,
+    /// The driver copies between pages and an address named per request (NEED_GET_DATA).
+    Direct,
+    /// The pages are a fixed buffer of the ring (AUTO_BUF_REG).
+    AutoZeroCopy,
+}
+
+impl BufferMode {
+    fn features(self) -> Features {
+        match self {
+            BufferMode::Copy => Features::empty(),
+            BufferMode::Direct => Features::NEED_GET_DATA,
+            BufferMode::AutoZeroCopy => Features::AUTO_BUF_REG | Features::SUPPORT_ZERO_COPY,
+        }
+    }
+
+    /// Name as in `info` and in the CLI.
+    pub fn name(self) -> &'static str {
+        match self {
+            BufferMode::Copy => "copy",
+            BufferMode::Direct => "get-data",
+            BufferMode::AutoZeroCopy => "auto-zero-copy",
+        }
+    }
+}
+
+/// What a new device shall be. Ranges are checked by the caller; the driver checks them again.
+#[derive(Debug, Clone)]
+pub struct DeviceSpec {
+    /// N of /dev/ublkbN; None lets the driver choose.
+    pub id: Option<DeviceId>,
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests open per queue, 1 to 4096.
+    pub depth: u16,
+    /// Largest request, 4 KiB to 32 MiB, a multiple of 4 KiB.
+    pub max_io_bytes: u32,
+    /// Size, a multiple of the logical block.
+    pub size_bytes: u64,
+    /// Smallest I/O, a power of two from 512 to 4096.
+    pub logical_block_bytes: u32,
+    /// Preferred I/O, a power of two not below the logical block.
+    pub physical_block_bytes: u32,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Announce a spinning disk.
+    pub rotational: bool,
+    /// FLUSH means something here.
+    pub volatile_cache: bool,
+    /// FUA writes are answered; needs `volatile_cache`.
+    pub fua: bool,
+    /// DISCARD is answered.
+    pub discard: bool,
+    /// WRITE_ZEROES is answered.
+    pub write_zeroes: bool,
+    /// What a dead server leaves.
+    pub recovery: Recovery,
+    /// Buffer modes by preference; the first that the driver grants is taken, and copy if none is.
+    pub buffers: Vec<BufferMode>,
+    /// CPUs for the queue threads; None takes the kernel's affinity.
+    pub cpus: Option<Vec<usize>>,
+    /// Time for START_DEV, usually [`START_LIMIT`].
+    pub start_limit: Duration,
+}
+
+impl DeviceSpec {
+    /// A device that shows a target as it is: one queue, 128 tags, requests of up to 512 KiB.
+    pub fn for_target(target: &dyn Target) -> DeviceSpec {
+        let geometry = target.geometry();
+        DeviceSpec {
+            id: None,
+            queues: 1,
+            depth: 128,
+            max_io_bytes: 512 << 10,
+            size_bytes: geometry.size_bytes,
+            logical_block_bytes: geometry.logical_block_bytes,
+            physical_block_bytes: geometry.physical_block_bytes,
+            read_only: geometry.read_only,
+            rotational: geometry.rotational,
+            volatile_cache: geometry.volatile_cache,
+            fua: geometry.fua,
+            discard: geometry.discard,
+            write_zeroes: geometry.write_zeroes,
+            recovery: Recovery::Off,
+            buffers: target.buffers(),
+            cpus: None,
+            start_limit: START_LIMIT,
+        }
+    }
+
+    fn dev_info(&self, buffers: BufferMode) -> DevInfo {
+        let recovery = match self.recovery {
+            Recovery::Off => Features::empty(),
+            Recovery::Requeue => Features::USER_RECOVERY,
+            Recovery::Reissue => Features::USER_RECOVERY | Features::USER_RECOVERY_REISSUE,
+            Recovery::FailIo => Features::USER_RECOVERY | Features::USER_RECOVERY_FAIL_IO,
+        };
+        DevInfo {
+            nr_hw_queues: self.queues,
+            queue_depth: self.depth,
+            max_io_buf_bytes: self.max_io_bytes,
+            dev_id: self.id.unwrap_or(u32::MAX),
+            flags: Features::CMD_IOCTL_ENCODE | recovery | buffers.features(),
+            ..DevInfo::default()
+        }
+    }
+
+    fn params(&self) -> Params {
+        let mut attributes = Attrs::empty();
+        attributes.set(Attrs::READ_ONLY, self.read_only);
+        attributes.set(Attrs::ROTATIONAL, self.rotational);
+        attributes.set(Attrs::VOLATILE_CACHE, self.volatile_cache);
+        attributes.set(Attrs::FUA, self.fua && self.volatile_cache);
+        let physical_shift = self.physical_block_bytes.ilog2() as u8;
+        let params = Params::new(ParamBasic {
+            attrs: attributes,
+            logical_bs_shift: self.logical_block_bytes.ilog2() as u8,
+            physical_bs_shift: physical_shift,
+            io_opt_shift: physical_shift,
+            io_min_shift: physical_shift,
+            max_sectors: self.max_io_bytes >> SECTOR_SHIFT,
+            dev_sectors: Sectors(self.size_bytes >> SECTOR_SHIFT),
+            ..ParamBasic::default()
+        });
+        if self.read_only || !(self.discard || self.write_zeroes) {
+            return params;
+        }
+        params.with_discard(ParamDiscard {
+            discard_granularity: DISCARD_GRANULARITY_BYTES.max(self.logical_block_bytes),
+            max_discard_sectors: if self.discard { MAX_CLEAR_SECTORS } else { 0 },
+            max_write_zeroes_sectors: if self.write_zeroes { MAX_CLEAR_SECTORS } else { 0 },
+            max_discard_segments: 1,
+            ..ParamDiscard::default()
+        })
+    }
+}
+
+/// The open `/dev/ublkcN` and what its queues must know. Shared by the queue threads.
+#[derive(Debug)]
+pub struct CharDevice {
+    file: File,
+    id: DeviceId,
+    queues: u16,
+    depth: u16,
+    max_io_bytes: u32,
+    buffers: BufferMode,
+}
+
+impl CharDevice {
+    /// N of /dev/ublkcN.
+    pub fn id(&self) -> DeviceId {
+        self.id
+    }
+    /// Hardware queues, as the driver granted.
+    pub fn queues(&self) -> u16 {
+        self.queues
+    }
+    /// Tags per queue.
+    pub fn depth(&self) -> u16 {
+        self.depth
+    }
+    /// Largest request in bytes.
+    pub fn max_io_bytes(&self) -> u32 {
+        self.max_io_bytes
+    }
+    /// How data moves.
+    pub fn buffers(&self) -> BufferMode {
+        self.buffers
+    }
+}
+
+impl AsFd for CharDevice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// The server's side of one device. Dropping it deletes nothing: see [`Device::delete`].
+pub struct Device {
+    control: Control,
+    spec: DeviceSpec,
+    granted: DevInfo,
+    buffers: BufferMode,
+    char_device: Option<Arc<CharDevice>>,
+    /// Tags were fetched once: the driver does not take them again (see `renew`).
+    was_served: bool,
+    is_live: bool,
+    is_deleted: bool,
+}
+
+impl Device {
+    /// ADD_DEV and SET_PARAMS. Nothing is left behind on failure.
+    ///
+    /// # Errors
+    /// [`Error::IdInUse`], [`Error::Limit`], [`Error::Permission`], [`Error::Unsupported`] for a recovery that the kernel lacks,
+    /// and those of every command.
+    pub fn add(control: &Control, spec: DeviceSpec) -> Result<Device, Error> {
+        clock::start();
+        let (granted, buffers) = add_with_first_granted_mode(control, &spec)?;
+        let device = Device {
+            control: control.clone(),
+            spec,
+            granted,
+            buffers,
+            char_device: None,
+            was_served: false,
+            is_live: false,
+            is_deleted: false,
+        };
+        match device.check_grant().and_then(|()| control.set_params(device.id(), &device.spec.params())) {
+            Ok(()) => Ok(device),
+            Err(error) => {
+                let _ = control.delete(device.id());
+                Err(error)
+            }
+        }
+    }
+
+    /// N of /dev/ublkbN.
+    pub fn id(&self) -> DeviceId {
+        self.granted.dev_id
+    }
+    /// What was asked for.
+    pub fn spec(&self) -> &DeviceSpec {
+        &self.spec
+    }
+    /// Features as the driver echoed them.
+    pub fn features(&self) -> Features {
+        self.granted.flags
+    }
+    /// How data moves, after negotiation.
+    pub fn buffers(&self) -> BufferMode {
+        self.buffers
+    }
+    /// What was granted when it was added, as `Control::info` says it, without asking again.
+    pub fn granted(&self) -> DeviceInfo {
+        DeviceInfo::new(&self.granted, &self.spec.params())
+    }
+    /// The control plane it was added through.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+    /// Between a successful `start` and `stop`. The driver may have stopped it meanwhile; `Control::info` knows.
+    pub fn is_live(&self) -> bool {
+        self.is_live
+    }
+
+    /// Opens `/dev/ublkcN` for the queues. The driver lets one process hold it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when another process keeps it open, [`Error::Permission`], [`Error::InvalidState`] when it is open here.
+    pub fn open(&mut self) -> Result<Arc<CharDevice>, Error> {
+        let id = self.id();
+        if self.char_device.is_some() {
+            return Err(Error::InvalidState { id, problem: "is being served already" });
+        }
+        if self.was_served {
+            self.renew()?;
+        }
+        let char_device = Arc::new(CharDevice {
+            file: open_char_device(id)?,
+            id,
+            queues: self.granted.nr_hw_queues,
+            depth: self.granted.queue_depth,
+            max_io_bytes: self.granted.max_io_buf_bytes,
+            buffers: self.buffers,
+        });
+        self.char_device = Some(Arc::clone(&char_device));
+        self.was_served = true;
+        Ok(char_device)
+    }
+
+    /// Replaces a device that was served and stopped by a new one of the same id. The driver never resets the queues of a stopped
+    /// device: it would refuse every FETCH and still take START_DEV, and then crash (docs/investigations/restart).
+    fn renew(&mut self) -> Result<(), Error> {
+        let id = self.id();
+        if self.delete_now()? == Deletion::WhenReleased {
+            return Err(Error::Busy { what: block_path(id), id: Some(id) });
+        }
+        self.granted = self.control.add(&DeviceSpec { id: Some(id), ..self.spec.clone() }.dev_info(self.buffers))?;
+        self.was_served = false;
+        self.control.set_params(id, &self.spec.params())
+    }
+
+    /// START_DEV: the block device appears. Each queue's owner must have fetched its tags, with none refused.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] when not opened, [`Error::Timeout`], and those of every command.
+    pub fn start(&mut self) -> Result<(), Error> {
+        if self.char_device.is_none() {
+            return Err(Error::InvalidState { id: self.id(), problem: "has no queues yet" });
+        }
+        self.control.start(self.id(), self.spec.start_limit)?;
+        self.is_live = true;
+        Ok(())
+    }
+
+    /// STOP_DEV: the block device goes, and every tag comes back to the queues as aborted. Idempotent.
+    ///
+    /// # Errors
+    /// Those of every command; a device that is gone is no error.
+    pub fn stop(&mut self) -> Result<(), Error> {
+        self.is_live = false;
+        match self.control.stop(self.id()) {
+            Err(Error::NoDevice { .. }) => Ok(()),
+            answer => answer,
+        }
+    }
+
+    /// Gives up `/dev/ublkcN`: call it when the last queue is gone, for the driver waits for that.
+    pub fn close_char(&mut self) {
+        self.char_device = None;
+    }
+
+    /// Waits until the driver has seen that nobody serves the device: it works the release off late, and says until then that it is live.
+    /// True when it has, false after `limit`.
+    ///
+    /// # Errors
+    /// Those of `Control::info`; a device that is gone is no error.
+    pub fn wait_released(&self, limit: Duration) -> Result<bool, Error> {
+        let until = Instant::now() + limit;
+        loop {
+            match self.control.dev_info(self.id()) {
+                Ok(info) if info.state() == Ok(DevState::Live) => {}
+                Ok(_) | Err(Error::NoDevice { .. }) => return Ok(true),
+                Err(error) => return Err(error),
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            std::thread::sleep(RELEASE_POLL);
+        }
+    }
+
+    /// DEL_DEV. Idempotent; a device that is gone is no error.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] while the char device is open here; those of every command.
+    pub fn delete(&mut self) -> Result<Deletion, Error> {
+        if self.is_deleted {
+            return Ok(Deletion::Done);
+        }
+        if self.char_device.is_some() {
+            return Err(Error::InvalidState { id: self.id(), problem: "is still being served" });
+        }
+        let deletion = self.delete_now()?;
+        self.is_deleted = true;
+        Ok(deletion)
+    }
+
+    fn delete_now(&self) -> Result<Deletion, Error> {
+        match self.control.delete(self.id()) {
+            Err(Error::NoDevice { .. }) => Ok(Deletion::Done),
+            answer => answer,
+        }
+    }
+
+    /// A recovery that was dropped in silence would be noticed at the worst moment: refuse it now.
+    fn check_grant(&self) -> Result<(), Error> {
+        let wanted = self.spec.dev_info(BufferMode::Copy).flags;
+        let missing = wanted - self.granted.flags - Features::CMD_IOCTL_ENCODE;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let since = if missing.contains(Features::USER_RECOVERY_FAIL_IO) { "6.13" } else { "6.1" };
+        Err(Error::Unsupported { what: format!("{missing}"), since })
+    }
+}
+
+/// The driver drops unknown features in silence, so the echo decides; a mode that was not granted is tried no further.
+fn add_with_first_granted_mode(control: &Control, spec: &DeviceSpec) -> Result<(DevInfo, BufferMode), Error> {
+    for &mode in &spec.buffers {
+        let granted = control.add(&spec.dev_info(mode))?;
+        if granted.flags.contains(mode.features()) {
+            return Ok((granted, mode));
+        }
+        control.delete(granted.dev_id)?;
+    }
+    Ok((control.add(&spec.dev_info(BufferMode::Copy))?, BufferMode::Copy))
+}
+
+fn open_char_device(id: DeviceId) -> Result<File, Error> {
+    let path = char_path(id);
+    let deadline = Instant::now() + OPEN_LIMIT;
+    loop {
+        let source = match File::options().read(true).write(true).open(&path) {
+            Ok(file) => return Ok(file),
+            Err(source) => source,
+        };
+        match source.raw_os_error() {
+            // udev has it open for a moment after ADD_DEV, and a former server's release is worked off late.
+            Some(libc::EBUSY | libc::ENOENT) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Some(libc::EBUSY) => return Err(Error::Busy { what: path, id: Some(id) }),
+            Some(errno @ (libc::EACCES | libc::EPERM)) => {
+                return Err(Error::Permission { what: path, id: Some(id), errno });
+            }
+            _ => return Err(Error::Kernel { id: Some(id), call: "open(/dev/ublkcN)", source }),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! A ublk server: block devices whose requests are answered in user space.
+//!
+//! ```text
+//! control/  add, start, stop, delete, info: the control plane; may sleep, so never on a queue thread
+//! queue/    fetch, dispatch, commit: one hardware queue on the thread that owns its ring       -> queue
+//! target/   null, mem, file: code that answers requests                                             -> target
+//! device    one device's life, over control
+//! serve     queue threads for a native target
+//! ```
+//!
+//! Knows nothing of Node. Unsafe code lives in `queue::descriptors` (the kernel's shared array) and in the three places that hand
+//! addresses to the kernel (`control::thread`, `queue::commands`, `queue::backing`).
+
+#![deny(unsafe_code, missing_docs)]
+
+pub mod control;
+pub mod device;
+pub mod error;
+pub mod queue;
+pub mod serve;
+pub mod target;
+
+pub use control::{Control, Deletion, DeviceInfo, list};
+pub use device::{BufferMode, CharDevice, Device, DeviceSpec, Recovery};
+pub use error::Error;
+pub use queue::{Event, Queue, Request};
+pub use serve::{QueueFailure, Served, spawn_target};
+pub use target::Target;
+pub use ublk_executor::{Wait, Waker};
+pub use ublk_uapi as uapi;
+
+/// N of `/dev/ublkbN` and `/dev/ublkcN`.
+pub type DeviceId = u32;

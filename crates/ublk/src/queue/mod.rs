@@ -1,0 +1,315 @@
+//! One hardware queue: fetch a request, hand it out, commit its result.
+//!
+//! Thread: the one that opened it, for its whole life. The driver takes a COMMIT for a tag only from the task that fetched it, and the
+//! ring refuses other threads, so nothing here is `Send`.
+//! Invariant: each of the `depth` tags has exactly one owner: nobody (not fetched, or aborted), the driver, or the server.
+//! Nothing in `turn`, `next_event`, `fetch`, `commit` allocates, locks or logs.
+
+mod descriptors;
+pub(crate) mod native;
+mod request;
+mod stats;
+#[allow(unsafe_code)]
+mod submit;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use ublk_executor::{Completion, Ring, RingOptions, Wait, Waker, clock};
+use ublk_uapi::{RES_ABORT, RES_NEED_GET_DATA, RES_OK};
+
+use crate::device::CharDevice;
+use crate::{BufferMode, Error};
+use descriptors::Descriptors;
+pub use request::{Op, Request};
+pub use stats::{OpStats, QueueStats, Stats};
+pub use submit::{BackingIo, BufferAddress};
+use submit::{Kind, UserData};
+
+/// Submission entries beyond which a larger ring gains nothing: a full one submits itself.
+const MAX_SUBMISSIONS: u32 = 4096;
+
+/// What a turn brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A request waits on this tag; it is the server's until `commit`.
+    Request(u16),
+    /// Direct mode: a write on this tag waits for the address of its data; answer with `need_data`.
+    NeedData(u16),
+    /// The tag ended: the device was stopped.
+    Aborted(u16),
+    /// Somebody called `wake`.
+    Woken,
+    /// A backing operation of this tag ended.
+    Backing {
+        /// Tag that it belongs to.
+        tag: u16,
+        /// Number that the target gave to the operation.
+        part: u16,
+        /// Result or -errno.
+        result: i32,
+    },
+    /// The driver refused our command for this tag (-errno): a bug of ours; the tag is lost.
+    Refused(u16, i32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Nobody,
+    Driver,
+    Server,
+}
+
+#[derive(Clone, Copy)]
+struct TagState {
+    owner: Owner,
+    /// Direct mode: the address was given, the data is on its way.
+    fetching_data: bool,
+    request: Request,
+    started_ticks: u64,
+}
+
+/// One hardware queue and its ring.
+pub struct Queue {
+    ring: Ring,
+    descriptors: Descriptors,
+    device: Arc<CharDevice>,
+    id: u16,
+    tags: Vec<TagState>,
+    with_driver: u32,
+    with_server: u32,
+    backing: u32,
+    batch: Vec<Completion>,
+    next_in_batch: usize,
+    batch_ticks: u64,
+    commit_ticks: u64,
+    waker: Waker,
+    stats: Arc<QueueStats>,
+}
+
+impl Queue {
+    /// Opens the ring on the calling thread, maps the queue's descriptors and registers `/dev/ublkcN` (file 0) and
+    /// `files` (from 1 on). With auto-zero-copy there is one fixed buffer per tag, of the tag's number.
+    ///
+    /// # Errors
+    /// [`Error::IoUringDisabled`], [`Error::NoMemory`], [`Error::Kernel`].
+    pub fn open(device: &Arc<CharDevice>, id: u16, files: &[BorrowedFd<'_>]) -> Result<Queue, Error> {
+        let depth = device.depth();
+        let in_ring = |error| Error::from_ring(error, Some(device.id()));
+        let mut ring = Ring::new(RingOptions {
+            submissions: u32::from(depth).next_power_of_two().clamp(16, MAX_SUBMISSIONS),
+            completions: 2 * u32::from(depth) + 16,
+        })
+        .map_err(in_ring)?;
+        let registered: Vec<_> = std::iter::once(device.as_fd()).chain(files.iter().copied()).collect();
+        ring.register_files(&registered).map_err(in_ring)?;
+        if device.buffers() == BufferMode::AutoZeroCopy {
+            ring.register_buffer_table(u32::from(depth)).map_err(in_ring)?;
+        }
+        let waker = Waker::new().map_err(|source| Error::Kernel { id: Some(device.id()), call: "eventfd2", source })?;
+        let idle =
+            TagState { owner: Owner::Nobody, fetching_data: false, request: Request::default(), started_ticks: 0 };
+        let mut queue = Queue {
+            ring,
+            descriptors: Descriptors::map(device, id)?,
+            device: Arc::clone(device),
+            id,
+            tags: vec![idle; usize::from(depth)],
+            with_driver: 0,
+            with_server: 0,
+            backing: 0,
+            batch: Vec::with_capacity(2 * usize::from(depth) + 16),
+            next_in_batch: 0,
+            batch_ticks: clock::ticks(),
+            commit_ticks: 0,
+            waker,
+            stats: Arc::default(),
+        };
+        queue.arm_wake()?;
+        Ok(queue)
+    }
+
+    /// Handle that brings an [`Event::Woken`] from any thread.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Counters and latencies; readable from any thread.
+    pub fn stats(&self) -> &Arc<QueueStats> {
+        &self.stats
+    }
+
+    /// The device that this queue belongs to.
+    pub fn device(&self) -> &Arc<CharDevice> {
+        &self.device
+    }
+
+    /// Tags that the driver or the server owns. 0: every tag was aborted (or never fetched), the queue is over.
+    pub fn live_tags(&self) -> u32 {
+        self.with_driver + self.with_server
+    }
+
+    /// Requests that the server owns.
+    pub fn requests_open(&self) -> u32 {
+        self.with_server
+    }
+
+    /// Backing operations on their way.
+    pub fn backing_open(&self) -> u32 {
+        self.backing
+    }
+
+    /// True while the server owns a request of this tag.
+    pub fn is_open(&self, tag: u16) -> bool {
+        self.tags.get(usize::from(tag)).is_some_and(|state| state.owner == Owner::Server)
+    }
+
+    /// The request on a tag that the server owns.
+    #[inline]
+    pub fn request(&self, tag: u16) -> &Request {
+        &self.tags[usize::from(tag)].request
+    }
+
+    /// Ticks at which the tag's request was seen.
+    pub fn started_ticks(&self, tag: u16) -> u64 {
+        self.tags[usize::from(tag)].started_ticks
+    }
+
+    /// Gives a fresh tag to the driver; `buffer` is where its first write's data goes. Submitted by the next turn.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the ring is broken.
+    pub fn fetch(&mut self, tag: u16, buffer: BufferAddress) -> Result<(), Error> {
+        assert_eq!(self.tags[usize::from(tag)].owner, Owner::Nobody, "tag {tag} fetched twice");
+        self.push_fetch(tag, buffer)?;
+        self.tags[usize::from(tag)].owner = Owner::Driver;
+        self.with_driver += 1;
+        Ok(())
+    }
+
+    /// Answers the tag's request, with bytes done or -errno, and fetches the next one. `buffer` holds a read's data, and takes the next
+    /// write's. Submitted by the next turn.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the ring is broken.
+    #[inline]
+    pub fn commit(&mut self, tag: u16, result: i32, buffer: BufferAddress) -> Result<(), Error> {
+        let state = &mut self.tags[usize::from(tag)];
+        assert!(state.owner == Owner::Server, "tag {tag} committed twice");
+        assert!(result <= state.request.len_bytes as i32, "tag {tag} returned {result} bytes, too many");
+        state.owner = Owner::Driver;
+        self.with_server -= 1;
+        self.with_driver += 1;
+        if self.commit_ticks == 0 {
+            self.commit_ticks = clock::ticks();
+        }
+        self.stats.record(state.request.op, result, self.commit_ticks.wrapping_sub(state.started_ticks));
+        self.push_commit(tag, result, buffer)
+    }
+
+    /// Direct mode: answers [`Event::NeedData`] with the place where the write's data shall go; an [`Event::Request`] follows when it is there.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the ring is broken.
+    #[inline]
+    pub fn need_data(&mut self, tag: u16, place: BufferAddress) -> Result<(), Error> {
+        let state = &mut self.tags[usize::from(tag)];
+        assert!(state.owner == Owner::Server, "tag {tag} asked for data that is not its own");
+        state.owner = Owner::Driver;
+        state.fetching_data = true;
+        self.with_server -= 1;
+        self.with_driver += 1;
+        self.push_need_data(tag, place)
+    }
+
+    /// One `io_uring_enter`: submits all that was queued, waits as told, and makes the batch for `next_event`.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the ring is broken.
+    #[inline]
+    pub fn turn(&mut self, wait: Wait) -> Result<(), Error> {
+        debug_assert_eq!(self.next_in_batch, self.batch.len(), "the last batch was not drained");
+        self.commit_ticks = 0;
+        self.ring.turn(wait).map_err(|error| Error::from_ring(error, Some(self.device.id())))?;
+        self.batch.clear();
+        self.next_in_batch = 0;
+        self.ring.reap(&mut self.batch);
+        self.batch_ticks = clock::ticks();
+        let (enters, completions) = self.ring.counts();
+        self.stats.publish(self.with_server, enters, completions);
+        Ok(())
+    }
+
+    /// Next thing that the last turn brought; None when all was taken.
+    #[inline]
+    pub fn next_event(&mut self) -> Option<Event> {
+        let completion = *self.batch.get(self.next_in_batch)?;
+        self.next_in_batch += 1;
+        let data = UserData(completion.user_data);
+        Some(match data.kind() {
+            Kind::Command => self.command_completed(data.tag(), completion.result),
+            Kind::Backing => {
+                self.backing -= 1;
+                Event::Backing { tag: data.tag(), part: data.part(), result: completion.result }
+            }
+            Kind::Wake => {
+                self.waker.clear();
+                if !completion.more && self.arm_wake().is_err() {
+                    return None; // the ring is broken: the next turn reports it
+                }
+                Event::Woken
+            }
+        })
+    }
+
+    /// True when a turn would bring something at once.
+    pub fn has_work(&mut self) -> bool {
+        self.ring.has_work()
+    }
+
+    /// Signals an eventfd whenever the ring has work, for owners that sleep in another event loop.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), Error> {
+        self.ring.register_eventfd(fd).map_err(|error| Error::from_ring(error, Some(self.device.id())))
+    }
+
+    #[inline]
+    fn command_completed(&mut self, tag: u16, result: i32) -> Event {
+        let state = &mut self.tags[usize::from(tag)];
+        assert!(state.owner == Owner::Driver, "a completion for tag {tag}, which the driver does not own");
+        self.with_driver -= 1;
+        match result {
+            RES_OK | RES_NEED_GET_DATA => {
+                if !std::mem::take(&mut state.fetching_data) {
+                    state.started_ticks = self.batch_ticks;
+                }
+                state.owner = Owner::Server;
+                state.request = self.descriptors.read(tag);
+                self.with_server += 1;
+                if result == RES_OK { Event::Request(tag) } else { Event::NeedData(tag) }
+            }
+            RES_ABORT => {
+                state.owner = Owner::Nobody;
+                Event::Aborted(tag)
+            }
+            errno => {
+                state.owner = Owner::Nobody;
+                Event::Refused(tag, errno)
+            }
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // Backing I/O reads and writes tag buffers and stores, and closing a ring does not stop it. Its files are disk I/O, which ends.
+        while self.backing > 0 && self.turn(Wait::Forever).is_ok() {
+            while self.next_event().is_some() {}
+        }
+        if self.with_driver > 0 {
+            self.ring.leave_registered(); // FETCHes end with the ring
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Serves one queue for a native target: hands requests out, passes backing completions on, commits results.
+//!
+//! Thread: the queue's owner. Invariant: a tag is committed only when none of its backing operations is open, since they use its buffer.
+//! A panic in the target is caught here: from then on every request is answered EIO until the device is stopped.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use ublk_executor::{Mapping, Wait};
+
+use super::{BackingIo, BufferAddress, Event, Queue};
+use crate::device::CharDevice;
+use crate::target::{Progress, QueueTarget, Target};
+use crate::{BufferMode, Error};
+
+/// What a target may do for the request at hand.
+pub struct Io<'a> {
+    queue: &'a mut Queue,
+    buffers: Option<&'a Mapping>,
+    open: &'a mut u16,
+    tag: u16,
+    buffer: BufferAddress,
+    broken: &'a mut Option<Error>,
+}
+
+impl Io<'_> {
+    /// Starts an operation on the target's file `file` (0 is its first); its end comes to `resume` with `part`.
+    #[inline]
+    pub fn start(&mut self, file: u16, part: u16, io: BackingIo) {
+        *self.open += 1;
+        if let Err(error) = self.queue.push_backing(self.tag, part, file + 1, self.buffer, io) {
+            *self.broken = Some(error);
+        }
+    }
+
+    /// Copy mode: overwrites the first `length` bytes of the tag's buffer with zeroes.
+    pub fn zero_buffer(&mut self, length: usize) {
+        if let Some((buffers, offset)) = self.tag_buffer() {
+            buffers.overwrite_with_zeroes(offset, length);
+        }
+    }
+
+    /// Copy mode: fills the tag's buffer from a store.
+    pub fn copy_from_store(&mut self, store: &Mapping, store_offset: usize, length: usize) {
+        if let Some((buffers, offset)) = self.tag_buffer() {
+            buffers.copy_from(offset, store, store_offset, length);
+        }
+    }
+
+    /// Copy mode: stores the tag's buffer.
+    pub fn copy_to_store(&mut self, store: &Mapping, store_offset: usize, length: usize) {
+        if let Some((buffers, offset)) = self.tag_buffer() {
+            store.copy_from(store_offset, buffers, offset, length);
+        }
+    }
+
+    fn tag_buffer(&self) -> Option<(&Mapping, usize)> {
+        let offset = usize::from(self.tag) * self.queue.device().max_io_bytes() as usize;
+        self.buffers.map(|buffers| (buffers, offset))
+    }
+}
+
+/// One queue, its target and its buffers. Dropped in this order: the queue before the memory that it uses.
+pub(crate) struct NativeQueue {
+    queue: Queue,
+    target: Box<dyn QueueTarget>,
+    buffers: Option<Mapping>,
+    backing_of_tag: Vec<u16>,
+    broken: Option<Error>,
+    is_failing: bool,
+}
+
+impl NativeQueue {
+    pub(crate) fn open(device: &Arc<CharDevice>, id: u16, target: &dyn Target) -> Result<NativeQueue, Error> {
+        let queue = Queue::open(device, id, &target.files())?;
+        let depth = usize::from(device.depth());
+        let buffers = (device.buffers() == BufferMode::Copy)
+            .then(|| Mapping::new(depth * device.max_io_bytes() as usize))
+            .transpose()
+            .map_err(|_| Error::NoMemory { what: format!("{depth} tag buffers"), id: Some(device.id()) })?;
+        Ok(NativeQueue {
+            target: target.queue(device)?,
+            queue,
+            buffers,
+            backing_of_tag: vec![0; depth],
+            broken: None,
+            is_failing: false,
+        })
+    }
+
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Fetches every tag; START_DEV may be sent from now on.
+    pub(crate) fn fetch_all(&mut self) -> Result<(), Error> {
+        for tag in 0..self.queue.device().depth() {
+            let buffer = self.buffer(tag);
+            self.queue.fetch(tag, buffer)?;
+        }
+        self.queue.turn(Wait::No)?;
+        self.drain();
+        self.broken.take().map_or(Ok(()), Err)
+    }
+
+    /// Serves until the device is stopped. `report` hears of a panic in the target, once.
+    pub(crate) fn serve(&mut self, report: &dyn Fn(String)) -> Result<(), Error> {
+        loop {
+            while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.drain())) {
+                if !self.is_failing {
+                    self.is_failing = true;
+                    report(format!("the target panicked: {}", panic_text(panic.as_ref())));
+                }
+                self.fail_open_requests();
+            }
+            if let Some(error) = self.broken.take() {
+                return Err(error);
+            }
+            if self.queue.live_tags() == 0 && self.queue.backing_open() == 0 {
+                return Ok(());
+            }
+            self.queue.turn(Wait::Forever)?;
+        }
+    }
+
+    #[inline]
+    fn drain(&mut self) {
+        while let Some(event) = self.queue.next_event() {
+            match event {
+                Event::Request(tag) if self.is_failing => self.commit(tag, -libc::EIO, BufferAddress::NONE),
+                Event::Request(tag) => self.start(tag),
+                Event::NeedData(tag) => {
+                    let place = self.target.place(self.queue.request(tag));
+                    let asked = self.queue.need_data(tag, place);
+                    self.note(asked);
+                }
+                Event::Backing { tag, part, result } => self.resume(tag, part, result),
+                Event::Aborted(_) | Event::Woken => {}
+                Event::Refused(_, errno) => self.refused(errno),
+            }
+        }
+    }
+
+    #[inline]
+    fn start(&mut self, tag: u16) {
+        let (target, request, mut io) = self.parts(tag);
+        let progress = target.start(tag, &request, &mut io);
+        self.settle(tag, progress);
+    }
+
+    #[inline]
+    fn resume(&mut self, tag: u16, part: u16, result: i32) {
+        self.backing_of_tag[usize::from(tag)] -= 1;
+        if self.is_failing {
+            if self.backing_of_tag[usize::from(tag)] == 0 {
+                self.commit(tag, -libc::EIO, BufferAddress::NONE);
+            }
+            return;
+        }
+        let (target, request, mut io) = self.parts(tag);
+        let progress = target.resume(tag, &request, part, result, &mut io);
+        self.settle(tag, progress);
+    }
+
+    #[inline]
+    fn parts(&mut self, tag: u16) -> (&mut dyn QueueTarget, super::Request, Io<'_>) {
+        let buffer = self.buffer(tag);
+        let request = *self.queue.request(tag);
+        let io = Io {
+            queue: &mut self.queue,
+            buffers: self.buffers.as_ref(),
+            open: &mut self.backing_of_tag[usize::from(tag)],
+            tag,
+            buffer,
+            broken: &mut self.broken,
+        };
+        (self.target.as_mut(), request, io)
+    }
+
+    #[inline]
+    fn settle(&mut self, tag: u16, progress: Progress) {
+        match progress {
+            Progress::Pending => assert!(
+                self.backing_of_tag[usize::from(tag)] > 0,
+                "tag {tag} waits for an operation that was never started"
+            ),
+            Progress::Done(result) => {
+                let buffer = self.buffer(tag);
+                self.commit(tag, result, buffer);
+            }
+            Progress::DoneAt(result, address) => self.commit(tag, result, address),
+        }
+    }
+
+    #[inline]
+    fn commit(&mut self, tag: u16, result: i32, buffer: BufferAddress) {
+        assert_eq!(self.backing_of_tag[usize::from(tag)], 0, "tag {tag} is answered with I/O open");
+        let buffer = if self.is_failing { self.buffer_or_any(tag) } else { buffer };
+        let committed = self.queue.commit(tag, result, buffer);
+        self.note(committed);
+    }
+
+    /// The tag's own buffer in copy mode, else none.
+    #[inline]
+    #[allow(unsafe_code)]
+    fn buffer(&self, tag: u16) -> BufferAddress {
+        let Some(buffers) = &self.buffers else { return BufferAddress::NONE };
+        let bytes = self.queue.device().max_io_bytes() as usize;
+        // SAFETY: `max_io_bytes` of the mapping for each tag; it is dropped after the queue, and Rust touches it by raw copies only.
+        unsafe { BufferAddress::new(buffers.address(usize::from(tag) * bytes, bytes)) }
+    }
+
+    /// In direct mode the driver insists on an address for a read, also for one that failed; nothing is copied to or from it then.
+    fn buffer_or_any(&mut self, tag: u16) -> BufferAddress {
+        if self.queue.device().buffers() == BufferMode::Direct {
+            return self.target.place(self.queue.request(tag));
+        }
+        self.buffer(tag)
+    }
+
+    fn fail_open_requests(&mut self) {
+        for tag in 0..self.queue.device().depth() {
+            if self.queue.is_open(tag) && self.backing_of_tag[usize::from(tag)] == 0 {
+                self.commit(tag, -libc::EIO, BufferAddress::NONE);
+            }
+        }
+    }
+
+    /// FETCH, COMMIT or NEED_GET_DATA failed: our own bug, or a device that the driver cannot serve. Never go on to START_DEV then.
+    fn refused(&mut self, errno: i32) {
+        let source = std::io::Error::from_raw_os_error(-errno);
+        let id = Some(self.queue.device().id());
+        self.broken = Some(Error::Kernel { id, call: "FETCH_REQ or COMMIT_AND_FETCH_REQ", source });
+    }
+
+    #[inline]
+    fn note(&mut self, done: Result<(), Error>) {
+        if let Err(error) = done {
+            self.broken = Some(error);
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}

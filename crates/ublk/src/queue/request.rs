@@ -1,0 +1,93 @@
+//! A request as the block layer made it, copied out of the shared descriptor.
+
+use ublk_uapi::{IoFlags, IoOp, SECTOR_BYTES};
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Fill the buffer.
+    Read,
+    /// Store the buffer.
+    Write,
+    /// Make every completed write durable.
+    Flush,
+    /// The range's content is no longer needed.
+    Discard,
+    /// The range shall read as zeroes.
+    WriteZeroes,
+    /// Anything else (zone operations); answer EOPNOTSUPP.
+    Other(u8),
+}
+
+impl Op {
+    /// Operations that are counted, in the order of their statistics.
+    pub const COUNTED: [Op; 5] = [Op::Read, Op::Write, Op::Flush, Op::Discard, Op::WriteZeroes];
+
+    /// Name in statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Read => "read",
+            Op::Write => "write",
+            Op::Flush => "flush",
+            Op::Discard => "discard",
+            Op::WriteZeroes => "write_zeroes",
+            Op::Other(_) => "other",
+        }
+    }
+
+    /// Number in `ublksrv_io_desc.op_flags`.
+    pub fn code(self) -> u8 {
+        match self {
+            Op::Read => IoOp::Read.code(),
+            Op::Write => IoOp::Write.code(),
+            Op::Flush => IoOp::Flush.code(),
+            Op::Discard => IoOp::Discard.code(),
+            Op::WriteZeroes => IoOp::WriteZeroes.code(),
+            Op::Other(code) => code,
+        }
+    }
+
+    pub(super) fn from_code(code: u8) -> Op {
+        match IoOp::try_from(code) {
+            Ok(IoOp::Read) => Op::Read,
+            Ok(IoOp::Write) => Op::Write,
+            Ok(IoOp::Flush) => Op::Flush,
+            Ok(IoOp::Discard) => Op::Discard,
+            Ok(IoOp::WriteZeroes) => Op::WriteZeroes,
+            _ => Op::Other(code),
+        }
+    }
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// What is asked.
+    pub op: Op,
+    /// FUA, NOUNMAP and the hints.
+    pub flags: IoFlags,
+    /// First sector.
+    pub start_sector: u64,
+    /// Length in bytes; 0 for FLUSH.
+    pub len_bytes: u32,
+}
+
+impl Default for Request {
+    fn default() -> Request {
+        Request { op: Op::Other(0), flags: IoFlags::empty(), start_sector: 0, len_bytes: 0 }
+    }
+}
+
+impl Request {
+    /// First byte on the device.
+    #[inline]
+    pub fn offset_bytes(&self) -> u64 {
+        self.start_sector * SECTOR_BYTES
+    }
+
+    /// This write is durable when it completes.
+    #[inline]
+    pub fn is_fua(&self) -> bool {
+        self.flags.contains(IoFlags::FUA)
+    }
+}

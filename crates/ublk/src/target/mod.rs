@@ -1,0 +1,107 @@
+//! Targets: native code that answers requests.
+//!
+//! A [`Target`] is one per device and shared by its queues; it makes one [`QueueTarget`] per queue, on the queue's thread. Requests either
+//! complete at once or by operations on the queue's own ring: a target never blocks, allocates or locks per request.
+
+mod file;
+mod mem;
+mod null;
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+pub use crate::queue::native::Io;
+pub use crate::queue::{BackingIo, BufferAddress, Op, Request};
+use crate::{BufferMode, CharDevice, Error};
+
+pub use file::{FileOptions, open as file};
+pub use mem::{mem, mem_zero_copy};
+pub use null::null;
+
+/// What a target can do and how large it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes, a multiple of the logical block.
+    pub size_bytes: u64,
+    /// Smallest I/O that the target takes.
+    pub logical_block_bytes: u32,
+    /// I/O that suits it.
+    pub physical_block_bytes: u32,
+    /// FLUSH means something.
+    pub volatile_cache: bool,
+    /// A write can be made durable by itself.
+    pub fua: bool,
+    /// DISCARD gives space back.
+    pub discard: bool,
+    /// WRITE_ZEROES is cheaper than writing.
+    pub write_zeroes: bool,
+    /// Seeks cost.
+    pub rotational: bool,
+    /// Writes would be refused.
+    pub read_only: bool,
+}
+
+impl Geometry {
+    /// Of a target that lives in memory: nothing to flush, any block, clearing is cheap.
+    fn in_memory(size_bytes: u64) -> Geometry {
+        Geometry {
+            size_bytes,
+            logical_block_bytes: 512,
+            physical_block_bytes: 4096,
+            volatile_cache: false,
+            fua: false,
+            discard: true,
+            write_zeroes: true,
+            rotational: false,
+            read_only: false,
+        }
+    }
+}
+
+/// How a request goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Operations are under way; `resume` will be called for each.
+    Pending,
+    /// Answer: bytes done, or -errno. Data of a read is in the tag's buffer.
+    Done(i32),
+    /// Direct mode: answer, with the place where a read's data is.
+    DoneAt(i32, BufferAddress),
+}
+
+/// Answers a device's requests.
+pub trait Target: Send + Sync {
+    /// Word in `info`: null, mem, file.
+    fn kind(&self) -> &'static str;
+    /// Size and abilities.
+    fn geometry(&self) -> Geometry;
+    /// Buffer modes by preference; copy need not be named.
+    fn buffers(&self) -> Vec<BufferMode>;
+    /// Files for the ring's table, in the order of their numbers in [`Io::start`].
+    fn files(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+    /// Makes the part that serves one queue; called on the queue's thread.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`], or whatever the target needs and does not get.
+    fn queue(&self, device: &Arc<CharDevice>) -> Result<Box<dyn QueueTarget>, Error>;
+}
+
+/// Answers one queue's requests, on its thread.
+pub trait QueueTarget {
+    /// A new request. In direct mode a write's data is at its place already.
+    fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress;
+
+    /// One operation of the request ended: bytes or -errno.
+    fn resume(&mut self, tag: u16, request: &Request, part: u16, result: i32, io: &mut Io<'_>) -> Progress {
+        let _ = (tag, request, part, io);
+        Progress::Done(result)
+    }
+
+    /// Direct mode: where the data of this read or write is.
+    fn place(&mut self, request: &Request) -> BufferAddress {
+        let _ = request;
+        BufferAddress::NONE
+    }
+}

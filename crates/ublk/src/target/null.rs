@@ -1,0 +1,63 @@
+//! `null`: takes writes and forgets them; reads are zeroes.
+//!
+//! The driver copies into and out of the tag's buffer all the same. A write leaves its data there, so a later read clears just as much as
+//! was written; a device that is only read, or only written, never clears anything.
+
+use std::sync::Arc;
+
+use super::{Geometry, Io, Op, Progress, QueueTarget, Request, Target};
+use crate::{BufferMode, CharDevice, Error};
+
+struct Null {
+    size_bytes: u64,
+}
+
+/// A device of `size_bytes` that stores nothing.
+pub fn null(size_bytes: u64) -> Arc<dyn Target> {
+    Arc::new(Null { size_bytes })
+}
+
+impl Target for Null {
+    fn kind(&self) -> &'static str {
+        "null"
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry::in_memory(self.size_bytes)
+    }
+
+    fn buffers(&self) -> Vec<BufferMode> {
+        Vec::new()
+    }
+
+    fn queue(&self, device: &Arc<CharDevice>) -> Result<Box<dyn QueueTarget>, Error> {
+        Ok(Box::new(NullQueue { dirty_bytes: vec![0; usize::from(device.depth())] }))
+    }
+}
+
+struct NullQueue {
+    /// For each tag, how much of its buffer may hold written data.
+    dirty_bytes: Vec<u32>,
+}
+
+impl QueueTarget for NullQueue {
+    #[inline]
+    fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress {
+        let dirty_bytes = &mut self.dirty_bytes[usize::from(tag)];
+        match request.op {
+            Op::Read => {
+                if *dirty_bytes > 0 {
+                    io.zero_buffer(*dirty_bytes as usize);
+                    *dirty_bytes = 0;
+                }
+                Progress::Done(request.len_bytes as i32)
+            }
+            Op::Write => {
+                *dirty_bytes = request.len_bytes.max(*dirty_bytes);
+                Progress::Done(request.len_bytes as i32)
+            }
+            Op::Flush | Op::Discard | Op::WriteZeroes => Progress::Done(0),
+            Op::Other(_) => Progress::Done(-libc::EOPNOTSUPP),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Devices for tests on a real kernel: made, used past the page cache, and gone at the end whatever happens.
+
+#![allow(dead_code, unreachable_pub)] // each test binary uses its part
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::{Arc, Mutex};
+
+use ublk::serve::ServeEvent;
+use ublk::{Control, Device, DeviceSpec, Served, Target, spawn_target};
+
+pub const MIB: u64 = 1 << 20;
+
+/// Bytes at an address that O_DIRECT takes.
+#[repr(align(4096))]
+#[derive(Clone)]
+pub struct Page(pub [u8; 4096]);
+
+pub fn page(fill: u8) -> Box<Page> {
+    Box::new(Page([fill; 4096]))
+}
+
+/// A spec that takes everything from the target.
+pub fn spec_for(target: &dyn Target) -> DeviceSpec {
+    DeviceSpec { depth: 64, ..DeviceSpec::for_target(target) }
+}
+
+/// A live device with its queue threads and what they reported.
+pub struct Live {
+    pub device: Device,
+    pub served: Option<Served>,
+    pub events: Arc<Mutex<Vec<ServeEvent>>>,
+    pub target: Arc<dyn Target>,
+}
+
+impl Live {
+    pub fn new(target: Arc<dyn Target>) -> Live {
+        let spec = spec_for(target.as_ref());
+        Live::with(target, spec)
+    }
+
+    pub fn with(target: Arc<dyn Target>, spec: DeviceSpec) -> Live {
+        let control = Control::open().unwrap();
+        let device = Device::add(&control, spec).unwrap();
+        let mut live = Live { device, served: None, events: Arc::default(), target };
+        live.start();
+        live
+    }
+
+    pub fn start(&mut self) {
+        let events = Arc::clone(&self.events);
+        let observer = Arc::new(move |event| events.lock().unwrap().push(event));
+        self.served = Some(spawn_target(&mut self.device, Arc::clone(&self.target), observer).unwrap());
+        self.device.start().unwrap();
+    }
+
+    pub fn stop(&mut self) {
+        self.device.stop().unwrap();
+        if let Some(served) = self.served.take() {
+            served.join();
+        }
+        self.device.close_char();
+    }
+
+    pub fn path(&self) -> String {
+        ublk::control::block_path(self.device.id())
+    }
+
+    /// The block device past the page cache.
+    pub fn open(&self) -> File {
+        File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(self.path()).unwrap()
+    }
+
+    pub fn write(&self, offset: u64, fill: u8) {
+        self.open().write_all_at(&page(fill).0, offset).unwrap();
+    }
+
+    pub fn read(&self, offset: u64) -> Box<Page> {
+        let mut data = page(0xee);
+        self.open().read_exact_at(&mut data.0, offset).unwrap();
+        data
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.stop();
+        self.device.delete().unwrap();
+        assert!(!std::path::Path::new(&ublk::control::char_path(self.device.id())).exists());
+    }
+}
