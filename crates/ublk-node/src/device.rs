@@ -1,0 +1,331 @@
+//! A device as JavaScript holds it: mirrors of `DeviceSpec`, `QueueMemory` and `NativeDevice` in src/native.ts.
+//!
+//! Thread: the one that made it. Everything that can wait runs on threads of its own (ops.rs).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use napi::Env;
+use napi::bindgen_prelude::{Function, Null, Object, Uint8Array, Unknown};
+use napi_derive::napi;
+use ublk::device::START_LIMIT;
+use ublk::{BufferMode, Control, Device, DeviceInfo, Recovery, Target};
+
+use crate::error::NativeError;
+use crate::events::{Events, NativeEvent, Wakes};
+use crate::info::NativeDeviceInfo;
+use crate::lifecycle::{DeviceState, Mode};
+use crate::stats::NativeStats;
+use crate::target::TargetSpec;
+use crate::{memory, ops, owner, registry};
+
+/// What a new device shall be.
+#[napi(object, use_nullable = true, object_to_js = false)]
+#[derive(Debug)]
+pub struct DeviceSpec {
+    /// Wanted N.
+    pub id: Option<u32>,
+    /// Hardware queues.
+    pub queues: u32,
+    /// Tags per queue.
+    pub depth: u32,
+    /// Largest request.
+    pub max_io_bytes: u32,
+    /// Null takes the target's.
+    pub size_bytes: Option<i64>,
+    /// Null takes the target's.
+    pub logical_block_bytes: Option<u32>,
+    /// Preferred I/O; null takes the target's.
+    pub physical_block_bytes: Option<u32>,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Announce a spinning disk.
+    pub rotational: bool,
+    /// FLUSH is answered.
+    pub volatile_cache: bool,
+    /// FUA is answered.
+    pub fua: bool,
+    /// DISCARD is answered.
+    pub discard: bool,
+    /// WRITE_ZEROES is answered.
+    pub write_zeroes: bool,
+    /// off, requeue, reissue or fail-io.
+    pub recovery: String,
+    /// auto, copy or auto-zero-copy.
+    pub data_path: String,
+    /// CPUs for queue threads.
+    pub cpus: Option<Vec<u32>>,
+    /// Time of a JavaScript handler.
+    pub request_deadline_ms: f64,
+    /// Null for a JavaScript backend.
+    pub target: Option<TargetSpec>,
+}
+
+impl DeviceSpec {
+    fn open_target(&self) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
+        let zero_copy = self.data_path == "auto-zero-copy";
+        self.target.as_ref().map(|target| target.open(zero_copy, self.logical_block_bytes)).transpose()
+    }
+
+    /// What a target can do goes before what the caller says, except for refusing writes.
+    fn resolve(&self, target: Option<&dyn Target>) -> ublk::DeviceSpec {
+        let geometry = target.map(Target::geometry);
+        let logical = geometry.as_ref().map_or(512, |geometry| geometry.logical_block_bytes);
+        let logical_block_bytes = self.logical_block_bytes.unwrap_or(logical);
+        let physical = geometry.as_ref().map_or(0, |geometry| geometry.physical_block_bytes);
+        let size_bytes = geometry.as_ref().map_or(0, |geometry| geometry.size_bytes);
+        ublk::DeviceSpec {
+            id: self.id,
+            queues: self.queues as u16,
+            depth: self.depth as u16,
+            max_io_bytes: self.max_io_bytes,
+            size_bytes: self.size_bytes.map_or(size_bytes, |size| size as u64),
+            logical_block_bytes,
+            physical_block_bytes: self.physical_block_bytes.unwrap_or(0).max(physical).max(logical_block_bytes),
+            read_only: self.read_only || geometry.is_some_and(|geometry| geometry.read_only),
+            rotational: self.rotational || geometry.is_some_and(|geometry| geometry.rotational),
+            volatile_cache: geometry.map_or(self.volatile_cache, |geometry| geometry.volatile_cache),
+            fua: geometry.map_or(self.fua, |geometry| geometry.fua),
+            discard: geometry.map_or(self.discard, |geometry| geometry.discard),
+            write_zeroes: geometry.map_or(self.write_zeroes, |geometry| geometry.write_zeroes),
+            recovery: match self.recovery.as_str() {
+                "requeue" => Recovery::Requeue,
+                "reissue" => Recovery::Reissue,
+                "fail-io" => Recovery::FailIo,
+                _ => Recovery::Off,
+            },
+            buffers: match (self.data_path.as_str(), target) {
+                ("auto-zero-copy", Some(_)) => vec![BufferMode::AutoZeroCopy],
+                ("auto", Some(target)) => target.buffers(),
+                _ => Vec::new(),
+            },
+            cpus: self.cpus.as_ref().map(|cpus| cpus.iter().map(|&cpu| cpu as usize).collect()),
+            start_limit: START_LIMIT,
+        }
+    }
+}
+
+/// Shared memory of one JavaScript queue.
+#[napi(object, use_nullable = true, object_to_js = false)]
+pub struct QueueMemory {
+    /// Data slots.
+    pub slab: Uint8Array,
+    /// Control words.
+    pub control: Uint8Array,
+    /// Slots in the slab.
+    pub slots: u32,
+}
+
+/// A ublk device of this process.
+#[napi]
+pub struct NativeDevice {
+    state: Arc<DeviceState>,
+    granted: DeviceInfo,
+    data_path: &'static str,
+}
+
+/// An added device that JavaScript has not received: if it never does (its environment ended), the device goes again.
+struct Fresh(Option<NativeDevice>);
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if let Some(device) = self.0.take() {
+            ops::detach(move || {
+                let _ = device.state.close();
+            });
+        }
+    }
+}
+
+/// ADD_DEV and SET_PARAMS; opens the target first.
+pub(crate) fn add<'env>(
+    env: &'env Env,
+    spec: DeviceSpec,
+    on_event: &Function<'_, NativeEvent, Unknown<'static>>,
+) -> napi::Result<Object<'env>> {
+    let key = registry::next_key();
+    let events = Events::new(on_event, move |env, event| {
+        if event.kind == "ended" {
+            owner::set_live(env, key, false);
+        }
+    })?;
+    ops::run(
+        env,
+        move || {
+            let Some(_adding) = registry::begin_adding() else {
+                return Err(NativeError::panicked(None, "a device was added while the process ended"));
+            };
+            Ok(Fresh(Some(add_now(key, &spec, events)?)))
+        },
+        |env, added| {
+            let mut fresh = added?;
+            if let Some(device) = &fresh.0 {
+                owner::add(env, Arc::clone(&device.state))
+                    .map_err(|error| NativeError::panicked(Some(device.state.id), &error.reason))?;
+            }
+            fresh.0.take().ok_or_else(|| NativeError::panicked(None, "a device was lost"))
+        },
+    )
+}
+
+fn add_now(key: u32, spec: &DeviceSpec, events: Events) -> Result<NativeDevice, NativeError> {
+    let target = spec.open_target()?;
+    let control = Control::open()?;
+    let device = Device::add(&control, spec.resolve(target.as_deref()))?;
+    let granted = device.granted();
+    let data_path = match device.buffers() {
+        BufferMode::Copy => "copy",
+        BufferMode::Direct => "direct",
+        BufferMode::AutoZeroCopy => "auto-zero-copy",
+    };
+    let deadline = Duration::from_secs_f64(spec.request_deadline_ms / 1000.0);
+    Ok(NativeDevice { state: DeviceState::new(key, device, target, deadline, events), granted, data_path })
+}
+
+#[napi]
+impl NativeDevice {
+    /// N of /dev/ublkbN.
+    #[napi(getter, catch_unwind)]
+    pub fn id(&self) -> u32 {
+        self.state.id
+    }
+
+    /// Number by which `WorkerQueue` finds it.
+    #[napi(getter, catch_unwind)]
+    pub fn key(&self) -> u32 {
+        self.state.key
+    }
+
+    /// What the driver granted when the device was added.
+    #[napi(getter, catch_unwind)]
+    pub fn granted(&self) -> NativeDeviceInfo {
+        self.granted.clone().into()
+    }
+
+    /// How data moves.
+    #[napi(getter, catch_unwind)]
+    pub fn data_path(&self) -> String {
+        self.data_path.to_owned()
+    }
+
+    /// Makes a stopped device ready to be served.
+    #[napi(catch_unwind)]
+    pub fn prepare<'env>(
+        &self,
+        env: &'env Env,
+        mode: String,
+        memory: Option<Vec<QueueMemory>>,
+        wake: Option<Function<'_, u32, Unknown<'static>>>,
+    ) -> napi::Result<Object<'env>> {
+        let (state, key) = (Arc::clone(&self.state), self.state.key);
+        if mode == "native" {
+            return ops::run(env, move || state.prepare_native(), |_, prepared| prepared.map(|()| Null));
+        }
+        let memory = memory.unwrap_or_default();
+        let (depth, max_io_bytes) = (usize::from(state.depth), state.max_io_bytes as usize);
+        let queues = memory
+            .iter()
+            .map(|queue| memory::QueueMemory::new(&queue.slab, &queue.control, queue.slots, depth, max_io_bytes))
+            .collect::<napi::Result<Vec<_>>>()?;
+        let wakes = wake.map(|wake| Wakes::new(&wake, |_, _| {}).map(Arc::new)).transpose()?;
+        let mode = match (&*mode, &wakes) {
+            ("main", Some(wakes)) => Mode::Main(Arc::clone(wakes)),
+            ("worker", None) => Mode::Workers,
+            _ => return Err(napi::Error::from_reason(format!("mode {mode} with or without a function to wake"))),
+        };
+        let held = memory.into_iter().flat_map(|queue| [queue.slab, queue.control]).collect();
+        owner::hold(env, key, held, wakes)?;
+        ops::run(
+            env,
+            move || state.prepare_queues(queues, &mode),
+            move |env, prepared| {
+                prepared.inspect_err(|_| owner::release(env, key))?;
+                Ok(Null)
+            },
+        )
+    }
+
+    /// START_DEV.
+    #[napi(catch_unwind)]
+    pub fn start<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
+        let (state, key) = (Arc::clone(&self.state), self.state.key);
+        ops::run(
+            env,
+            move || state.start(),
+            move |env, started| {
+                started.inspect_err(|_| owner::release(env, key))?;
+                owner::set_live(env, key, true);
+                Ok(Null)
+            },
+        )
+    }
+
+    /// STOP_DEV and the end of the queues.
+    #[napi(catch_unwind)]
+    pub fn stop<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
+        let (state, key) = (Arc::clone(&self.state), self.state.key);
+        ops::run(
+            env,
+            move || state.stop(),
+            move |env, stopped| {
+                stopped?;
+                owner::release(env, key);
+                Ok(Null)
+            },
+        )
+    }
+
+    /// `stop`, then DEL_DEV.
+    #[napi(catch_unwind)]
+    pub fn close<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
+        let (state, key) = (Arc::clone(&self.state), self.state.key);
+        ops::run(
+            env,
+            move || state.close(),
+            move |_, closed| {
+                closed?;
+                owner::remove(key);
+                Ok(Null)
+            },
+        )
+    }
+
+    /// What the driver says of it.
+    #[napi(catch_unwind)]
+    pub fn info<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
+        let state = Arc::clone(&self.state);
+        ops::run(env, move || state.info(), |_, info| info.map(NativeDeviceInfo::from))
+    }
+
+    /// Counters and latencies.
+    #[napi(catch_unwind)]
+    pub fn stats(&self) -> NativeStats {
+        self.state.stats().into()
+    }
+
+    /// Wakes a ring's owner after completions were published.
+    #[napi(catch_unwind)]
+    pub fn kick(&self, queue: u32) {
+        self.state.kick(queue as usize);
+    }
+
+    /// A queue's JavaScript side is gone.
+    #[napi(catch_unwind)]
+    pub fn fail_queue(&self, queue: u32, reason: String) {
+        if let Ok(queue) = u16::try_from(queue) {
+            self.state.fail_queue(queue, reason);
+        }
+    }
+
+    /// A live device keeps the process alive.
+    #[napi(catch_unwind, js_name = "ref")]
+    pub fn reference(&self, env: &Env) {
+        owner::set_ref(env, self.state.key, true);
+    }
+
+    /// It does not.
+    #[napi(catch_unwind)]
+    pub fn unref(&self, env: &Env) {
+        owner::set_ref(env, self.state.key, false);
+    }
+}

@@ -1,0 +1,127 @@
+//! The boundary between the ublk server and Node.js: converts and wakes. The only crate that knows Node.
+//!
+//! ```text
+//! device, worker_queue, info, stats, target, error, outcome   what JavaScript sees: mirrors of src/native.ts
+//! lifecycle, ops, registry, owner                             operations of a device, off JavaScript's threads; who holds what
+//! session, bridge, main_queue, watchdog                       one run of JavaScript's queues: requests out, completions in, deadlines
+//! memory, copy, layout, events, uv, env_hook                  shared memory; calls into JavaScript; libuv; the end of an environment
+//! ```
+//!
+//! No policy: defaults, ranges and messages for people are TypeScript's. An expected failure is an answer (`Outcome`), a throw is a bug, and
+//! nothing ends the process: every exported function catches panics. Unsafe code lives in memory, copy, uv, env_hook and outcome.
+
+#![deny(unsafe_code)]
+
+mod bridge;
+#[cfg(test)]
+mod bridge_tests;
+#[cfg(not(test))] // only Node calls it
+#[allow(unsafe_code)]
+mod copy;
+mod device;
+#[allow(unsafe_code)]
+mod env_hook;
+mod error;
+mod events;
+mod info;
+mod layout;
+mod lifecycle;
+mod main_queue;
+#[allow(unsafe_code)]
+mod memory;
+mod ops;
+#[allow(unsafe_code)]
+mod outcome;
+mod owner;
+mod registry;
+mod session;
+mod stats;
+mod target;
+#[allow(unsafe_code)]
+mod uv;
+mod watchdog;
+mod worker_queue;
+
+use std::time::{Duration, Instant};
+
+use napi::Env;
+use napi::bindgen_prelude::{Function, Null, Object, Unknown};
+use napi_derive::napi;
+use ublk::{Control, Error};
+
+use device::DeviceSpec;
+use events::NativeEvent;
+use info::{NativeDeviceInfo, NativeFeatures};
+
+/// Version of the addon, equal to the package's.
+#[napi(catch_unwind)]
+pub fn version() -> String {
+    env!("CARGO_PKG_VERSION").to_owned()
+}
+
+/// What the kernel offers.
+#[napi(catch_unwind)]
+pub fn features(env: &Env) -> napi::Result<Object<'_>> {
+    ops::run(env, || Ok(Control::open()?.features()?), |_, features| features.map(NativeFeatures::from))
+}
+
+/// Every ublk device of this machine, lowest id first.
+#[napi(catch_unwind)]
+pub fn list_devices(env: &Env) -> napi::Result<Object<'_>> {
+    ops::run(
+        env,
+        || Ok(ublk::list(&Control::open()?)?),
+        |_, devices| Ok(devices?.into_iter().map(NativeDeviceInfo::from).collect::<Vec<_>>()),
+    )
+}
+
+/// One device.
+#[napi(catch_unwind)]
+pub fn device_info(env: &Env, id: u32) -> napi::Result<Object<'_>> {
+    ops::run(env, move || Ok(Control::open()?.info(id)?), |_, info| info.map(NativeDeviceInfo::from))
+}
+
+/// CPUs whose requests come to a queue.
+#[napi(catch_unwind)]
+pub fn queue_affinity(env: &Env, id: u32, queue: u32) -> napi::Result<Object<'_>> {
+    ops::run(
+        env,
+        move || Ok(Control::open()?.queue_affinity(id, queue as u16)?),
+        |_, cpus| Ok(cpus?.into_iter().map(|cpu| cpu as u32).collect::<Vec<_>>()),
+    )
+}
+
+/// STOP_DEV for a device of any process.
+#[napi(catch_unwind)]
+pub fn stop_device(env: &Env, id: u32) -> napi::Result<Object<'_>> {
+    ops::run(env, move || Ok(Control::open()?.stop(id)?), |_, stopped| stopped.map(|()| Null))
+}
+
+/// STOP_DEV and DEL_DEV for a device of any process.
+#[napi(catch_unwind)]
+pub fn delete_device(env: &Env, id: u32, wait: bool) -> napi::Result<Object<'_>> {
+    let delete = move || -> Result<(), Error> {
+        let control = Control::open()?;
+        control.stop(id)?;
+        if wait { control.delete(id).map(drop) } else { control.delete_async(id) }
+    };
+    ops::run(env, move || Ok(delete()?), |_, deleted| deleted.map(|()| Null))
+}
+
+/// Adds a device; `on_event` is called on this thread.
+#[napi(catch_unwind)]
+pub fn add_device<'env>(
+    env: &'env Env,
+    spec: DeviceSpec,
+    on_event: Function<'_, NativeEvent, Unknown<'static>>,
+) -> napi::Result<Object<'env>> {
+    device::add(env, spec, &on_event)
+}
+
+/// Last resort at process exit: fails, stops and deletes every device of this process.
+#[napi(catch_unwind)]
+pub fn shutdown(limit_ms: f64) {
+    let until = Instant::now() + Duration::from_secs_f64(limit_ms.max(0.0) / 1000.0);
+    registry::forbid_adding(until);
+    lifecycle::end_all(&registry::all(), until);
+}

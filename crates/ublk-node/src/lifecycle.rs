@@ -1,0 +1,393 @@
+//! One device of this process: its operations, whoever calls them.
+//!
+//! Threads: operations run on threads of their own (ops.rs), one at a time per device, for `control` is locked for their whole length.
+//! JavaScript's threads touch only the rest, whose locks are short.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ublk::queue::Stats;
+use ublk::serve::{Observer, ServeEvent};
+use ublk::{CharDevice, Control, Device, Recovery, Served, Target, spawn_target};
+
+use crate::error::NativeError;
+use crate::events::{Events, NativeEvent, Wakes};
+use crate::memory::QueueMemory;
+use crate::session::{Session, SharedQueue};
+use crate::{main_queue, ops, registry};
+
+/// Time for the queues to end after STOP_DEV has answered, or for an owner's device when its thread ends.
+const QUEUES_LIMIT: Duration = Duration::from_secs(10);
+
+/// Time for the driver to notice that a device's last queue is gone.
+const RELEASE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Time for the driver to take DEL_DEV_ASYNC, which waits for nothing but a lock.
+const DELETE_LATER_LIMIT: Duration = Duration::from_millis(100);
+
+/// A device of this process.
+pub(crate) struct DeviceState {
+    pub(crate) key: u32,
+    pub(crate) id: u32,
+    pub(crate) events: Events,
+    /// With recovery, failure leaves the device to the next server.
+    pub(crate) leaves_device: bool,
+    pub(crate) depth: u16,
+    pub(crate) max_io_bytes: u32,
+    deadline: Duration,
+    control: Mutex<Lifecycle>,
+    serving: Mutex<Serving>,
+    last_stats: Mutex<Option<Stats>>,
+}
+
+/// Held through an operation.
+struct Lifecycle {
+    /// None after DEL_DEV.
+    device: Option<Device>,
+    target: Option<Arc<dyn Target>>,
+}
+
+/// Who answers the requests now.
+#[derive(Clone)]
+enum Serving {
+    Nobody,
+    Native(Arc<NativeRun>),
+    JavaScript(Arc<Session>),
+}
+
+/// One run of a native target.
+struct NativeRun {
+    served: Mutex<Option<Served>>,
+    was_asked_to_stop: std::sync::atomic::AtomicBool,
+}
+
+/// How JavaScript serves.
+pub(crate) enum Mode {
+    /// A native thread owns each ring.
+    Main(Arc<Wakes>),
+    /// Worker threads will open the queues.
+    Workers,
+}
+
+impl DeviceState {
+    /// Wraps an added device and makes it known to the process.
+    pub(crate) fn new(
+        key: u32,
+        device: Device,
+        target: Option<Arc<dyn Target>>,
+        deadline: Duration,
+        events: Events,
+    ) -> Arc<DeviceState> {
+        let spec = device.spec();
+        let state = Arc::new(DeviceState {
+            key,
+            id: device.id(),
+            events,
+            leaves_device: spec.recovery != Recovery::Off,
+            depth: spec.depth,
+            max_io_bytes: spec.max_io_bytes,
+            deadline,
+            control: Mutex::new(Lifecycle { device: Some(device), target }),
+            serving: Mutex::new(Serving::Nobody),
+            last_stats: Mutex::default(),
+        });
+        registry::insert(&state);
+        state
+    }
+
+    /// The run that workers may open queues of.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        match &*lock(&self.serving) {
+            Serving::JavaScript(session) => Some(Arc::clone(session)),
+            Serving::Nobody | Serving::Native(_) => None,
+        }
+    }
+
+    /// Numbers of this run, or of the last one.
+    pub(crate) fn stats(&self) -> Stats {
+        let serving = lock(&self.serving).clone();
+        serving.stats().or_else(|| lock(&self.last_stats).clone()).unwrap_or_else(|| Stats::of(&[]))
+    }
+
+    /// Starts the queue threads of the native target.
+    pub(crate) fn prepare_native(self: &Arc<Self>) -> Result<(), NativeError> {
+        let mut lifecycle = lock(&self.control);
+        let Lifecycle { device: Some(device), target: Some(target) } = &mut *lifecycle else {
+            return Err(NativeError::invalid_state(self.id, "is deleted, or has no native target"));
+        };
+        self.check_idle()?;
+        let run = Arc::new(NativeRun { served: Mutex::new(None), was_asked_to_stop: false.into() });
+        let served = spawn_target(device, Arc::clone(target), self.observer(&run))?;
+        *lock(&run.served) = Some(served);
+        *lock(&self.serving) = Serving::Native(run);
+        Ok(())
+    }
+
+    /// Opens the char device for JavaScript's queues; in main mode their threads run when it returns.
+    pub(crate) fn prepare_queues(self: &Arc<Self>, memory: Vec<QueueMemory>, mode: &Mode) -> Result<(), NativeError> {
+        let mut lifecycle = lock(&self.control);
+        let device = lifecycle.device(self.id)?;
+        self.check_idle()?;
+        if memory.len() != usize::from(device.spec().queues) {
+            return Err(NativeError::invalid_state(self.id, "needs one memory per queue"));
+        }
+        let char_device = device.open()?;
+        let session = self.new_session(device, char_device, memory);
+        *lock(&self.serving) = Serving::JavaScript(Arc::clone(&session));
+        let Mode::Main(wakes) = mode else { return Ok(()) };
+        main_queue::spawn_all(&session, wakes).inspect_err(|_| {
+            let _ = self.stop_serving(device);
+        })
+    }
+
+    fn new_session(
+        self: &Arc<Self>,
+        device: &Device,
+        char_device: Arc<CharDevice>,
+        memory: Vec<QueueMemory>,
+    ) -> Arc<Session> {
+        let queue = |session: &_, id: u16, memory| {
+            let cpus = queue_cpus(device, id);
+            Arc::new(SharedQueue::new(id, memory, cpus, self.depth, self.deadline, Clone::clone(session)))
+        };
+        Session::new(self, device.control().clone(), char_device, |session| {
+            (0..).zip(memory).map(|(id, memory)| queue(session, id, memory)).collect()
+        })
+    }
+
+    /// START_DEV.
+    pub(crate) fn start(&self) -> Result<(), NativeError> {
+        let mut lifecycle = lock(&self.control);
+        let device = lifecycle.device(self.id)?;
+        let is_complete = match &*lock(&self.serving) {
+            Serving::Nobody => false,
+            Serving::Native(_) => true,
+            Serving::JavaScript(session) => session.is_complete(),
+        };
+        let started = if is_complete {
+            device.start().map_err(NativeError::from)
+        } else {
+            Err(NativeError::invalid_state(self.id, "has a queue that is not being served"))
+        };
+        started.inspect_err(|_| {
+            let _ = self.stop_serving(device);
+        })
+    }
+
+    /// STOP_DEV, and the end of all that `prepare` made.
+    pub(crate) fn stop(&self) -> Result<(), NativeError> {
+        self.ask_to_stop();
+        let mut lifecycle = lock(&self.control);
+        match &mut lifecycle.device {
+            Some(device) => self.stop_serving(device),
+            None => Ok(()),
+        }
+    }
+
+    /// `stop`, then DEL_DEV.
+    pub(crate) fn close(&self) -> Result<(), NativeError> {
+        self.ask_to_stop();
+        let mut lifecycle = lock(&self.control);
+        let Some(device) = &mut lifecycle.device else { return Ok(()) };
+        self.stop_serving(device)?;
+        device.delete()?;
+        // The control thread ends with its last handle: drop it here, where waiting is allowed.
+        *lifecycle = Lifecycle { device: None, target: None };
+        registry::remove(self.key);
+        Ok(())
+    }
+
+    /// DEL_DEV_ASYNC: the driver removes the device when the process's end has closed what is open.
+    fn delete_later(&self) {
+        if let Ok(control) = Control::open() {
+            let _ = control.delete_async(self.id);
+        }
+    }
+
+    /// What the driver says of it.
+    pub(crate) fn info(&self) -> Result<ublk::DeviceInfo, NativeError> {
+        Ok(Control::open()?.info(self.id)?)
+    }
+
+    /// A queue's JavaScript side is gone.
+    pub(crate) fn fail_queue(&self, queue: u16, reason: String) {
+        if let Some(session) = self.session() {
+            session.fail(queue, NativeError::backend(self.id, reason));
+        }
+    }
+
+    /// JavaScript has published completions while the ring's owner slept.
+    pub(crate) fn kick(&self, queue: usize) {
+        if let Serving::JavaScript(session) = &*lock(&self.serving)
+            && let Some(queue) = session.queues.get(queue)
+        {
+            queue.wake();
+        }
+    }
+
+    /// Every queue of a run is gone although nobody here asked: the device was stopped from outside, or failed.
+    pub(crate) fn run_ended(&self, session: &Arc<Session>) {
+        self.clean_up(|serving| matches!(serving, Serving::JavaScript(now) if Arc::ptr_eq(now, session)));
+    }
+
+    fn native_run_ended(&self, run: &Arc<NativeRun>) {
+        self.clean_up(|serving| matches!(serving, Serving::Native(now) if Arc::ptr_eq(now, run)));
+    }
+
+    fn clean_up(&self, is_this_run: impl FnOnce(&Serving) -> bool) {
+        let mut lifecycle = lock(&self.control);
+        if !is_this_run(&lock(&self.serving)) {
+            return; // an operation was faster
+        }
+        let Some(device) = &mut lifecycle.device else { return };
+        let was_live = device.is_live();
+        let _ = self.release_serving(device);
+        if was_live {
+            let _ = device.wait_released(RELEASE_LIMIT); // whoever hears of the end asks for the state next
+            self.events.call(NativeEvent::ended());
+        }
+    }
+
+    /// The thread that owns the device ends, and its memory with it.
+    pub(crate) fn owner_ends(self: &Arc<Self>) {
+        end_all(std::slice::from_ref(self), Instant::now() + QUEUES_LIMIT);
+    }
+
+    fn end(&self) {
+        self.ask_to_stop();
+        if let Some(session) = self.session() {
+            session.fail_all();
+        }
+        if self.leaves_device {
+            // The rings close, and the driver keeps the device for the next server.
+            let _ = self.session().is_none_or(|session| session.wait_gone(QUEUES_LIMIT));
+        } else if self.close().is_err() {
+            self.delete_later();
+        }
+    }
+
+    fn ask_to_stop(&self) {
+        match &*lock(&self.serving) {
+            Serving::Nobody => {}
+            Serving::Native(run) => run.was_asked_to_stop.store(true, std::sync::atomic::Ordering::Release),
+            Serving::JavaScript(session) => session.ask_to_stop(),
+        }
+    }
+
+    fn stop_serving(&self, device: &mut Device) -> Result<(), NativeError> {
+        if matches!(*lock(&self.serving), Serving::Nobody) {
+            return Ok(()); // never prepared, or ended by itself: with recovery, STOP_DEV would end more than we serve
+        }
+        self.ask_to_stop();
+        device.stop()?;
+        self.release_serving(device)
+    }
+
+    /// After STOP_DEV, or what has the same effect: waits for the queues and gives up the char device.
+    fn release_serving(&self, device: &mut Device) -> Result<(), NativeError> {
+        let serving = lock(&self.serving).clone();
+        if let Some(stats) = serving.stats() {
+            *lock(&self.last_stats) = Some(stats);
+        }
+        match &serving {
+            Serving::Nobody => return Ok(()),
+            Serving::Native(run) => {
+                let served = lock(&run.served).take();
+                if let Some(served) = served {
+                    served.join();
+                }
+            }
+            Serving::JavaScript(session) => {
+                if !session.wait_gone(QUEUES_LIMIT) {
+                    return Err(NativeError::queues_remain(self.id, QUEUES_LIMIT.as_millis()));
+                }
+                session.close_char();
+            }
+        }
+        *lock(&self.serving) = Serving::Nobody;
+        device.close_char();
+        Ok(())
+    }
+
+    fn check_idle(&self) -> Result<(), NativeError> {
+        match &*lock(&self.serving) {
+            Serving::Nobody => Ok(()),
+            Serving::Native(_) | Serving::JavaScript(_) => {
+                Err(NativeError::invalid_state(self.id, "is being served already"))
+            }
+        }
+    }
+
+    fn observer(self: &Arc<Self>, run: &Arc<NativeRun>) -> Observer {
+        let (state, run) = (Arc::downgrade(self), Arc::downgrade(run));
+        Arc::new(move |event| {
+            let (Some(state), Some(run)) = (state.upgrade(), run.upgrade()) else { return };
+            if run.was_asked_to_stop.load(std::sync::atomic::Ordering::Acquire) {
+                return;
+            }
+            match event {
+                ServeEvent::QueueFailed(failure) => {
+                    let error = NativeError::backend(state.id, failure.reason);
+                    state.events.call(NativeEvent::queue_failed(failure.queue, error));
+                    ops::detach(move || {
+                        let _ = Control::open().and_then(|control| control.stop(state.id));
+                    });
+                }
+                ServeEvent::Ended => ops::detach(move || state.native_run_ended(&run)),
+            }
+        })
+    }
+}
+
+impl Lifecycle {
+    fn device(&mut self, id: u32) -> Result<&mut Device, NativeError> {
+        self.device.as_mut().ok_or_else(|| NativeError::invalid_state(id, "is deleted"))
+    }
+}
+
+impl Serving {
+    fn stats(&self) -> Option<Stats> {
+        match self {
+            Serving::Nobody => None,
+            Serving::Native(run) => lock(&run.served).as_ref().map(Served::stats),
+            Serving::JavaScript(session) => Some(Stats::of(&session.stats())),
+        }
+    }
+}
+
+/// Last resort when a thread or the process ends: fails, stops and deletes devices until a time; the driver removes the rest later.
+pub(crate) fn end_all(devices: &[Arc<DeviceState>], until: Instant) {
+    for_each_until(devices, until, DeviceState::end);
+    let left: Vec<_> =
+        devices.iter().filter(|device| !device.leaves_device && registry::get(device.key).is_some()).cloned().collect();
+    if !left.is_empty() {
+        for_each_until(&left, Instant::now() + DELETE_LATER_LIMIT, DeviceState::delete_later);
+    }
+}
+
+/// Runs `work` for each device on a thread of its own, and waits for all of them until a time.
+fn for_each_until(devices: &[Arc<DeviceState>], until: Instant, work: fn(&DeviceState)) {
+    let (done, all_done) = std::sync::mpsc::channel::<()>();
+    for device in devices {
+        let (device, done) = (Arc::clone(device), done.clone());
+        ops::detach(move || {
+            work(&device);
+            drop(done);
+        });
+    }
+    drop(done);
+    // Nothing is ever sent: the channel closes with its last sender, also when a thread could not be made or has panicked.
+    let _ = all_done.recv_timeout(until.saturating_duration_since(Instant::now()));
+}
+
+/// The caller's CPUs dealt out in turn, or the kernel's affinity of the queue.
+fn queue_cpus(device: &Device, queue: u16) -> Vec<usize> {
+    match &device.spec().cpus {
+        Some(cpus) if !cpus.is_empty() => vec![cpus[usize::from(queue) % cpus.len()]],
+        _ => device.control().queue_affinity(device.id(), queue).unwrap_or_default(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
