@@ -1,0 +1,413 @@
+/**
+ * One block device: made, started, stopped and removed.
+ *
+ * Thread: the one that made it. Calls that change the state run one after another, in the order they were made; only `close` interrupts a
+ * `start` that has not come through.
+ */
+import { EventEmitter } from 'node:events'
+import { abortable, checkSignal } from './abort.ts'
+import { native } from './addon.ts'
+import type { BackendInfo } from './backend.ts'
+import { abortError, fromNative, invalidValue, UblkError, unwrap } from './errors.ts'
+import { track, untrack } from './exit.ts'
+import { charPath, type DeviceInfo, type DeviceState, toDeviceInfo } from './info.ts'
+import type { NativeDevice, NativeEvent, Outcome } from './native.ts'
+import { type CheckedOptions, checkOptions, type DeviceOptions } from './options.ts'
+import type { HandlerFailure } from './ring.ts'
+import { makeServer, type Server } from './server.ts'
+import { type DeviceStats, toDeviceStats } from './stats.ts'
+
+/** Options of calls that can take long. */
+export interface CallOptions {
+  /** Aborts the call: it rejects with an AbortError. */
+  signal?: AbortSignal
+}
+
+/** Options of `Device#waitFor`. */
+export interface WaitOptions extends CallOptions {
+  /** Milliseconds until it rejects with `ERR_UBLK_TIMEOUT`; default 30000. */
+  timeoutMs?: number
+}
+
+/** Events of a `Device` and their arguments. */
+export interface DeviceEvents {
+  /** The block device is live. */
+  start: []
+  /** The block device is gone; the record stays unless `close` follows. */
+  stop: []
+  /** The device is removed. Emitted once. */
+  close: []
+  /** Something failed while nobody was calling: a handler, a worker, a queue. Nothing is emitted when nobody listens. */
+  error: [error: UblkError]
+  /** A handler missed its deadline; the request was answered ETIMEDOUT. */
+  timeout: [details: { queue: number }]
+}
+
+const STATES: readonly DeviceState[] = ['dead', 'live', 'quiesced', 'fail_io', 'closed']
+const DEFAULT_WAIT_MS = 30_000
+
+/**
+ * A ublk device of this process.
+ *
+ * `dead` → `start` → `live` → `stop` → `dead` → `close` → `closed`. When its server fails, it closes by itself, or with the option
+ * `recovery` becomes `quiesced` or `fail_io`; `error` tells why.
+ */
+export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposable {
+  readonly #native: NativeDevice
+  readonly #server: Server
+  readonly #options: CheckedOptions
+  readonly #info: DeviceInfo
+  #state: DeviceState = 'dead'
+  #keepsAlive = true
+  /** The end of the last call that changes the state. */
+  #last: Promise<unknown> = Promise.resolve()
+  /** Aborted to give up a running start. */
+  #starting: AbortController | null = null
+  #closing: Promise<void> | null = null
+  #isStopping = false
+  /** Why this run failed: the first reason is the one to tell. */
+  #failure: UblkError | null = null
+  #findingReason: Promise<void> | null = null
+  readonly #waiters = new Set<() => void>()
+
+  /** @internal */
+  private constructor(nativeDevice: NativeDevice, server: Server, options: CheckedOptions, info: DeviceInfo) {
+    super()
+    this.#native = nativeDevice
+    this.#server = server
+    this.#options = options
+    this.#info = info
+    track(this, options.closeOnSignal)
+    this.#applyRef()
+  }
+
+  /** Adds the device without starting it: state `dead`. Reads the backend module first, if there is one. */
+  static async create(options: DeviceOptions): Promise<Device> {
+    const checked = checkOptions(options)
+    const { signal } = checked
+    if (signal?.aborted) throw abortError(signal, 'creating the device')
+    const binding = native()
+    const { server, spec } = await makeServer(checked, binding)
+    let device: Device | null = null
+    try {
+      if (signal?.aborted) throw abortError(signal, 'creating the device')
+      // The addon may call before there is an object; what it then has to say is in the answers to come.
+      const nativeDevice = unwrap(
+        await binding.addDevice(spec, (event) => {
+          if (device !== null) device.#hear(event)
+        }),
+      )
+      device = new Device(nativeDevice, server, checked, toDeviceInfo(nativeDevice.granted))
+      if (signal?.aborted) throw abortError(signal, 'creating the device')
+      return device
+    } catch (error) {
+      await device?.close()
+      await server.finish()
+      throw error
+    }
+  }
+
+  /** N of /dev/ublkbN. */
+  get id(): number {
+    return this.#info.id
+  }
+
+  /** Block device, such as /dev/ublkb0. It exists while the state is `live`. */
+  get path(): string {
+    return this.#info.path
+  }
+
+  /** Character device of the server, such as /dev/ublkc0. */
+  get charPath(): string {
+    return charPath(this.#info.id)
+  }
+
+  get state(): DeviceState {
+    return this.#state
+  }
+
+  /** Whether the state is `live`. */
+  get isRunning(): boolean {
+    return this.#state === 'live'
+  }
+
+  /** Size in bytes. */
+  get size(): number {
+    return this.#info.size
+  }
+
+  /** How data moves: 'copy', 'direct' or 'auto-zero-copy'. */
+  get dataPath(): string {
+    return this.#native.dataPath
+  }
+
+  /** Serves it: resolves when the block device is live. A failure or an abort leaves it `dead`. */
+  async start(options: CallOptions = {}): Promise<void> {
+    const signal = checkSignal(options.signal)
+    await this.#exclusive(() => this.#start(signal))
+  }
+
+  /**
+   * Removes the block device and keeps the record, so that it can start again. Idempotent.
+   * Waits for open requests; an abort answers them EIO, and stopping goes on.
+   */
+  async stop(options: CallOptions = {}): Promise<void> {
+    const signal = checkSignal(options.signal)
+    await this.#giveUpHandlersOnAbort(
+      this.#exclusive(() => this.#stop()),
+      signal,
+      'stopping',
+    )
+  }
+
+  /** Stops and removes it. Twice is the same as once. An abort answers open requests EIO, and closing goes on. */
+  async close(options: CallOptions = {}): Promise<void> {
+    const signal = checkSignal(options.signal)
+    if (this.#closing === null) {
+      this.#starting?.abort(new UblkError('ERR_UBLK_INVALID_STATE', { message: `device ${this.id} was closed`, deviceId: this.id }))
+      this.#closing = this.#exclusive(() => this.#close())
+      // A device that could not be removed may be closed again.
+      this.#closing.catch(() => {
+        this.#closing = null
+      })
+    }
+    await this.#giveUpHandlersOnAbort(this.#closing, signal, 'closing')
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  /** What the kernel says of it. */
+  async info(): Promise<DeviceInfo> {
+    return toDeviceInfo(unwrap(await this.#native.info()))
+  }
+
+  /** Counters and latencies since the last start. */
+  stats(): DeviceStats {
+    return toDeviceStats(this.#native.stats())
+  }
+
+  /** Resolves when the device is in `state`; rejects with `ERR_UBLK_TIMEOUT`, or at once when it is closed and never will be. */
+  async waitFor(state: DeviceState, options: WaitOptions = {}): Promise<void> {
+    if (!STATES.includes(state)) throw invalidValue('state', `one of ${STATES.join(', ')}`, state)
+    const { timeoutMs = DEFAULT_WAIT_MS } = options
+    const signal = checkSignal(options.signal)
+    let check = (): void => {}
+    let timer: NodeJS.Timeout | undefined
+    const reached = new Promise<void>((resolve, reject) => {
+      const fail = (code: 'ERR_UBLK_TIMEOUT' | 'ERR_UBLK_INVALID_STATE', message: string): void =>
+        reject(new UblkError(code, { message: `device ${this.id} ${message}`, deviceId: this.id }))
+      check = () => {
+        if (this.#state === state) resolve()
+        else if (this.#state === 'closed') fail('ERR_UBLK_INVALID_STATE', `is closed and will never be ${state}`)
+      }
+      timer = setTimeout(() => fail('ERR_UBLK_TIMEOUT', `is ${this.#state}, not ${state}, after ${timeoutMs} ms`), timeoutMs)
+      this.#waiters.add(check)
+      check()
+    })
+    try {
+      await abortable(reached, signal, `waiting for device ${this.id}`)
+    } finally {
+      clearTimeout(timer)
+      this.#waiters.delete(check)
+    }
+  }
+
+  /** A live device keeps the process alive (default). */
+  ref(): this {
+    this.#keepsAlive = true
+    this.#applyRef()
+    return this
+  }
+
+  /** The process may end although the device is live; the device is removed then. */
+  unref(): this {
+    this.#keepsAlive = false
+    this.#applyRef()
+    return this
+  }
+
+  async #start(signal: AbortSignal | null): Promise<void> {
+    if (this.#state !== 'dead') {
+      throw new UblkError('ERR_UBLK_INVALID_STATE', {
+        message: `device ${this.id} is ${this.#state}; only a dead device can start`,
+        hint: this.#state === 'live' ? 'It is served already.' : 'Close it and create a new one.',
+        deviceId: this.id,
+      })
+    }
+    const starting = new AbortController()
+    const forward = (): void => starting.abort(signal?.reason)
+    if (signal?.aborted) forward()
+    else signal?.addEventListener('abort', forward, { once: true })
+    this.#starting = starting
+    this.#failure = null
+    this.#holdProcess()
+    try {
+      await this.#startServing(starting.signal)
+      this.#enter('live', 'start')
+    } catch (error) {
+      // What is stopped was never live: its own failure to stop would hide the reason.
+      await this.#stopNative(() => this.#native.stop())
+      await this.#server.finish()
+      throw starting.signal.aborted ? abortError(starting.signal, `starting device ${this.id}`) : error
+    } finally {
+      signal?.removeEventListener('abort', forward)
+      this.#starting = null
+      this.#applyRef()
+    }
+  }
+
+  async #startServing(signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted()
+    const { id, path, size, logicalBlockSize: blockSize, readOnly, queues, depth, maxIoBytes } = this.#info
+    const info: BackendInfo = { id, path, size, blockSize, readOnly, queues, depth, maxIoBytes, queue: null }
+    await this.#server.start(this.#native, info, signal, {
+      onFailure: (failure) => this.#tellFailure(failure),
+      onDeath: (queue, error) => this.#failQueue(queue, error),
+    })
+    // START_DEV reads partitions: a handler that does not answer would hold it.
+    const refuse = (): void => this.#server.refuse(abortError(signal, `starting device ${this.id}`))
+    signal.addEventListener('abort', refuse, { once: true })
+    signal.throwIfAborted()
+    const started = await this.#native.start()
+    await this.#findingReason
+    if (started.error !== null) throw this.#failure ?? fromNative(started.error)
+    signal.removeEventListener('abort', refuse)
+    signal.throwIfAborted()
+  }
+
+  async #stop(): Promise<void> {
+    if (this.#state !== 'live') return
+    unwrap(await this.#stopNative(() => this.#native.stop()))
+    await this.#server.finish()
+    this.#enter('dead', 'stop')
+    this.#applyRef()
+  }
+
+  async #close(): Promise<void> {
+    if (this.#state === 'closed') return
+    const wasLive = this.#state === 'live'
+    unwrap(await this.#stopNative(() => this.#native.close()))
+    await this.#server.finish()
+    untrack(this)
+    this.#native.unref()
+    this.#enter('closed', ...(wasLive ? (['stop', 'close'] as const) : (['close'] as const)))
+  }
+
+  async #stopNative(work: () => Promise<Outcome<null>>): Promise<Outcome<null>> {
+    this.#holdProcess()
+    this.#isStopping = true
+    try {
+      return await work()
+    } finally {
+      this.#isStopping = false
+    }
+  }
+
+  /** It stopped serving although nobody here asked. */
+  async #ended(): Promise<void> {
+    if (this.#state !== 'live') return
+    unwrap(await this.#native.stop())
+    await this.#server.finish()
+    const info = await this.#native.info()
+    const mustGo = this.#failure !== null && this.#options.recovery === 'off'
+    if (mustGo || info.error?.code === 'ERR_UBLK_NO_DEVICE') {
+      await this.#close()
+      return
+    }
+    this.#enter(unwrap(info).state, 'stop')
+    this.#applyRef()
+  }
+
+  #hear(event: NativeEvent): void {
+    switch (event.kind) {
+      case 'request-timeout':
+        queueMicrotask(() => this.emit('timeout', { queue: event.queue ?? 0 }))
+        // Else stopping could take one deadline for each request still to come.
+        if (this.#isStopping) this.#server.refuse(new Error('a handler missed its deadline while the device was stopped'))
+        break
+      case 'queue-stuck':
+        this.#server.terminate(event.queue ?? 0, new Error(`a handler blocked it for more than ${this.#options.requestTimeoutMs} ms`))
+        break
+      case 'queue-failed':
+        this.#findingReason = this.#queueFailed(event)
+        break
+      case 'ended':
+        this.#exclusive(() => this.#ended()).catch((error: UblkError) => this.#tell(error))
+        break
+    }
+  }
+
+  /** The native side notices first that a worker is gone; the worker's own end says why. */
+  async #queueFailed({ queue, error }: NativeEvent): Promise<void> {
+    if (this.#failure !== null || error === null) return
+    this.#failure = fromNative(error)
+    this.#failure = (await this.#server.whyGone(queue ?? 0)) ?? this.#failure
+    if (this.#state !== 'dead') this.#tell(this.#failure)
+  }
+
+  #failQueue(queue: number, error: UblkError): void {
+    this.#fail(error)
+    this.#native.failQueue(queue, error.message)
+  }
+
+  #fail(error: UblkError): void {
+    if (this.#failure !== null) return
+    this.#failure = error
+    if (this.#state === 'live') this.#tell(error)
+  }
+
+  #tellFailure({ message, cause }: HandlerFailure): void {
+    this.#tell(new UblkError('ERR_UBLK_BACKEND', { message, deviceId: this.id, cause }))
+  }
+
+  /** Never from within the drain loop: a listener may throw. */
+  #tell(error: UblkError): void {
+    queueMicrotask(() => {
+      if (this.listenerCount('error') > 0) this.emit('error', error)
+    })
+  }
+
+  #enter(state: DeviceState, ...events: readonly ('start' | 'stop' | 'close')[]): void {
+    this.#state = state
+    for (const check of this.#waiters) check()
+    for (const event of events) queueMicrotask(() => this.emit(event))
+  }
+
+  #giveUpHandlersOnAbort(work: Promise<void>, signal: AbortSignal | null, what: string): Promise<void> {
+    return abortable(work, signal, `${what} device ${this.id}`, (reason) => this.#server.refuse(reason))
+  }
+
+  #exclusive(job: () => Promise<void>): Promise<void> {
+    const result = this.#last.then(job)
+    this.#last = result.catch(() => {})
+    return result
+  }
+
+  #applyRef(): void {
+    if (this.#keepsAlive && this.#state === 'live') {
+      this.#holdProcess()
+    } else {
+      this.#native.unref()
+      this.#server.unref()
+    }
+  }
+
+  #holdProcess(): void {
+    this.#native.ref()
+    this.#server.ref()
+  }
+}
+
+/** Adds and starts a device: resolves when the block device is live. A failure or an abort leaves nothing behind. */
+export async function createDevice(options: DeviceOptions): Promise<Device> {
+  const device = await Device.create(options)
+  try {
+    await device.start(options.signal === undefined ? {} : { signal: options.signal })
+    return device
+  } catch (error) {
+    await device.close()
+    throw error
+  }
+}

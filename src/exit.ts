@@ -1,0 +1,77 @@
+/**
+ * Takes the devices along when the process ends: on `exit`, and on the signals that would end it without one.
+ *
+ * Thread: main only; the devices of a worker thread are taken by the addon's environment clean-up hooks. Nothing is installed while
+ * there is no device.
+ */
+import { setTimeout as delay } from 'node:timers/promises'
+import { isMainThread } from 'node:worker_threads'
+import { native } from './addon.ts'
+
+/** What is closed. */
+interface Closable {
+  close(options?: { signal?: AbortSignal }): Promise<void>
+}
+
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+/** After a signal handlers have so long for what is open; then it is answered EIO. */
+const HANDLERS_LIMIT_MS = 1000
+/** And so long after the signal the process ends, whatever happens. */
+const CLOSE_LIMIT_MS = 1900
+const EXIT_LIMIT_MS = 2000
+/** What the native last resort may take once the time for closing is spent. */
+const LAST_RESORT_MS = 100
+
+/** Every device of this thread that is not closed, and whether signals close it. */
+const devices = new Map<Closable, boolean>()
+let signalled = false
+
+/** From now on the end of the process takes `device` along. */
+export function track(device: Closable, closeOnSignal: boolean): void {
+  if (!isMainThread) return
+  if (devices.size === 0) process.on('exit', onExit)
+  if (closeOnSignal && !watchesSignals()) for (const signal of SIGNALS) process.on(signal, onSignal)
+  devices.set(device, closeOnSignal)
+}
+
+/** `device` is closed. */
+export function untrack(device: Closable): void {
+  if (!devices.delete(device)) return
+  if (devices.size === 0) process.off('exit', onExit)
+  // While a signal is handled they stay, so that a second one is ours too.
+  if (!watchesSignals() && !signalled) removeSignalHandlers()
+}
+
+const watchesSignals = (): boolean => [...devices.values()].includes(true)
+
+function removeSignalHandlers(): void {
+  for (const signal of SIGNALS) process.off(signal, onSignal)
+}
+
+function onExit(): void {
+  native().shutdown(EXIT_LIMIT_MS)
+}
+
+async function onSignal(signal: NodeJS.Signals): Promise<void> {
+  const impatient = signalled
+  signalled = true
+  if (!impatient) await closeAll()
+  removeSignalHandlers()
+  signalled = false
+  // Whoever listens too decides when the process ends; its `exit` takes what is left.
+  if (process.listenerCount(signal) > 0) return
+  native().shutdown(LAST_RESORT_MS)
+  process.kill(process.pid, signal)
+}
+
+async function closeAll(): Promise<void> {
+  const ours = [...devices].filter(([, closeOnSignal]) => closeOnSignal).map(([device]) => device)
+  const closed = ours.map(async (device) => {
+    try {
+      await device.close({ signal: AbortSignal.timeout(HANDLERS_LIMIT_MS) })
+    } catch {
+      await device.close()
+    }
+  })
+  await Promise.race([Promise.allSettled(closed), delay(CLOSE_LIMIT_MS)])
+}

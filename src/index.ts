@@ -1,0 +1,20 @@
+/**
+ * The package `ublk`: block devices in user space, written in TypeScript. Public names only.
+ */
+export type { Backend, BackendFactory, BackendInfo, BackendResult, BackendSupports } from './backend.ts'
+export type { CallOptions, DeviceEvents, WaitOptions } from './device.ts'
+export { createDevice, Device } from './device.ts'
+export type { UblkErrorCode } from './errors.ts'
+export { ERROR_CODES, UblkError } from './errors.ts'
+export type { DeviceInfo, DeviceState, KernelState } from './info.ts'
+export type { Feature, Features } from './list.ts'
+export { deleteDevice, deviceInfo, features, listDevices, queueAffinity, stopDevice } from './list.ts'
+export type { DeviceOptions, Recovery } from './options.ts'
+export type { BlockRequest, OperationName } from './request.ts'
+export type { Size } from './size.ts'
+export { parseSize } from './size.ts'
+export type { DeviceStats, LatencyStats, OperationStats } from './stats.ts'
+export type { Support } from './support.ts'
+export { isSupported } from './support.ts'
+export type { FileOptions, MemoryOptions } from './targets.ts'
+export { file, memory, NativeTarget, nullTarget, WorkerBackend, worker } from './targets.ts'

@@ -1,0 +1,66 @@
+/**
+ * A device as the kernel describes it, in public names.
+ */
+import type { NativeDeviceInfo } from './native.ts'
+
+/** States that the kernel gives a device. `dead`: added, not served. `quiesced`, `fail_io`: the server is gone and recovery was asked for. */
+export type KernelState = 'dead' | 'live' | 'quiesced' | 'fail_io'
+
+/** State of a `Device` object: the kernel's, or `closed` when it is removed. */
+export type DeviceState = KernelState | 'closed'
+
+/** A ublk device of this machine. Sizes are bytes. */
+export interface DeviceInfo {
+  /** N of /dev/ublkbN. */
+  id: number
+  /** Block device, such as /dev/ublkb0. */
+  path: string
+  /** Character device of the server, such as /dev/ublkc0. */
+  charPath: string
+  state: KernelState
+  size: number
+  logicalBlockSize: number
+  physicalBlockSize: number
+  queues: number
+  depth: number
+  /** Longest read or write. */
+  maxIoBytes: number
+  /** Process that serves it, 0 when none does. */
+  pid: number
+  readOnly: boolean
+  rotational: boolean
+  volatileCache: boolean
+  fua: boolean
+  discard: boolean
+  /** Features of the device, kernel names without the UBLK_F_ prefix. */
+  flags: string[]
+  ownerUid: number
+  ownerGid: number
+}
+
+export const blockPath = (id: number): string => `/dev/ublkb${id}`
+export const charPath = (id: number): string => `/dev/ublkc${id}`
+
+export function toDeviceInfo(native: NativeDeviceInfo): DeviceInfo {
+  return {
+    id: native.id,
+    path: blockPath(native.id),
+    charPath: charPath(native.id),
+    state: native.state,
+    size: native.sizeBytes,
+    logicalBlockSize: native.logicalBlockBytes,
+    physicalBlockSize: native.physicalBlockBytes,
+    queues: native.queues,
+    depth: native.depth,
+    maxIoBytes: native.maxIoBytes,
+    pid: native.pid,
+    readOnly: native.readOnly,
+    rotational: native.rotational,
+    volatileCache: native.volatileCache,
+    fua: native.fua,
+    discard: native.discard,
+    flags: native.flags,
+    ownerUid: native.ownerUid,
+    ownerGid: native.ownerGid,
+  }
+}

@@ -1,0 +1,74 @@
+/**
+ * The ublk devices of this machine, whichever process serves them, and what the driver can do.
+ *
+ * Thread: any; the commands run on a native thread.
+ */
+import { native } from './addon.ts'
+import { invalidType, outOfRange, unwrap } from './errors.ts'
+import { type DeviceInfo, toDeviceInfo } from './info.ts'
+import type { NativeFeature } from './native.ts'
+
+/** One feature of the driver. */
+export interface Feature {
+  /** Its bit as a hexadecimal number, such as '0x1'. */
+  bit: string
+  /** Kernel name, such as 'UBLK_F_SUPPORT_ZERO_COPY'. */
+  name: string
+  /** Whether the running kernel has it. */
+  here: boolean
+}
+
+/** What the running kernel's driver offers. */
+export interface Features {
+  /** Answer of GET_FEATURES as a hexadecimal number. */
+  mask: string
+  flags: Feature[]
+}
+
+/** Largest N of /dev/ublkbN (minor numbers are 20 bits). */
+export const MAX_DEVICE_ID: number = 2 ** 20 - 1
+
+export function checkId(id: number, name = 'id'): number {
+  if (typeof id !== 'number') throw invalidType(name, 'a number', id)
+  if (!Number.isInteger(id) || id < 0 || id > MAX_DEVICE_ID) throw outOfRange(name, `a whole number from 0 to ${MAX_DEVICE_ID}`, id)
+  return id
+}
+
+/** Every ublk device of this machine, lowest id first. */
+export async function listDevices(): Promise<DeviceInfo[]> {
+  return unwrap(await native().listDevices()).map(toDeviceInfo)
+}
+
+/** One device by its number, of any process. Rejects with `ERR_UBLK_NO_DEVICE` if there is none. */
+export async function deviceInfo(id: number): Promise<DeviceInfo> {
+  checkId(id)
+  return toDeviceInfo(unwrap(await native().deviceInfo(id)))
+}
+
+/** CPUs whose requests go to one queue of a device. */
+export async function queueAffinity(id: number, queue: number): Promise<number[]> {
+  checkId(id)
+  checkId(queue, 'queue')
+  return unwrap(await native().queueAffinity(id, queue))
+}
+
+/** Stops a device of any process: the block device goes, the record stays (state `dead`). */
+export async function stopDevice(id: number): Promise<void> {
+  checkId(id)
+  unwrap(await native().stopDevice(id))
+}
+
+/**
+ * Stops and removes a device of any process.
+ * @param options.wait false returns before the last reference is gone (DEL_DEV_ASYNC). Default true.
+ */
+export async function deleteDevice(id: number, options: { wait?: boolean } = {}): Promise<void> {
+  checkId(id)
+  unwrap(await native().deleteDevice(id, options.wait ?? true))
+}
+
+/** Features of the driver that is loaded. */
+export async function features(): Promise<Features> {
+  const { mask, flags } = unwrap(await native().features())
+  return { mask, flags: flags.map(({ bit, name, here }: NativeFeature) => ({ bit, name, here })) }
+}

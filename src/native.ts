@@ -1,0 +1,218 @@
+/**
+ * The native addon as TypeScript sees it: the mirror of crates/ublk-node/src, same names, same order.
+ *
+ * Nothing here is public. Absent is `null`. Sizes and offsets are bytes as Numbers, exact to 2^53. An expected
+ * failure is an `Outcome` with `error` set, never a throw; a throw is a bug. All range checks are done before a call.
+ */
+
+/** Answer of a native call that can fail: exactly one side is not null (`value` may be null for calls without one). */
+export interface Outcome<T> {
+  value: T | null
+  error: NativeError | null
+}
+
+/** Mirror of `NativeError` in crates/ublk-node/src/error.rs. */
+export interface NativeError {
+  /** Stable code, `ERR_UBLK_…`. */
+  code: string
+  message: string
+  hint: string
+  /** Negative Linux errno, or null. */
+  errno: number | null
+  /** Kernel command or system call that failed, such as `START_DEV` or `open`. */
+  syscall: string | null
+  deviceId: number | null
+}
+
+/** A native target. Mirror of `TargetSpec` in crates/ublk-node/src/target.rs. */
+export interface TargetSpec {
+  kind: 'null' | 'mem' | 'file'
+  /** Bytes; null for a file means the size it has. */
+  sizeBytes: number | null
+  path: string | null
+  /** O_DIRECT. */
+  direct: boolean
+  /** Make the file if it is missing, grow it if it is shorter than `sizeBytes`. */
+  create: boolean
+  readOnly: boolean
+}
+
+/** Mirror of `DeviceSpec` in crates/ublk-node/src/device.rs. */
+export interface DeviceSpec {
+  /** Wanted N of /dev/ublkbN; null lets the kernel choose. */
+  id: number | null
+  queues: number
+  depth: number
+  maxIoBytes: number
+  /** Device size; null takes the target's. */
+  sizeBytes: number | null
+  /** Logical block size; null takes the target's. */
+  logicalBlockBytes: number | null
+  /** The larger of this, the target's and the logical block size; null is none. */
+  physicalBlockBytes: number | null
+  readOnly: boolean
+  rotational: boolean
+  /** The backend answers FLUSH: the kernel sends it. Taken from the target when there is one. */
+  volatileCache: boolean
+  fua: boolean
+  discard: boolean
+  writeZeroes: boolean
+  recovery: 'off' | 'requeue' | 'reissue' | 'fail-io'
+  dataPath: 'auto' | 'copy' | 'auto-zero-copy'
+  /** CPUs for the queue threads; null takes the kernel's queue affinity. */
+  cpus: number[] | null
+  /** Time a JS handler has for one request. */
+  requestDeadlineMs: number
+  /** Null for a JS backend. */
+  target: TargetSpec | null
+}
+
+/** Mirror of `DeviceInfo` in crates/ublk-node/src/info.rs. */
+export interface NativeDeviceInfo {
+  id: number
+  state: 'dead' | 'live' | 'quiesced' | 'fail_io'
+  sizeBytes: number
+  logicalBlockBytes: number
+  physicalBlockBytes: number
+  queues: number
+  depth: number
+  maxIoBytes: number
+  /** Process that serves it, 0 when none. */
+  pid: number
+  readOnly: boolean
+  volatileCache: boolean
+  fua: boolean
+  discard: boolean
+  rotational: boolean
+  /** Feature names without the UBLK_F_ prefix, lowest bit first. */
+  flags: string[]
+  ownerUid: number
+  ownerGid: number
+}
+
+/** One feature bit. Mirror of `FeatureInfo` in crates/ublk-node/src/info.rs. */
+export interface NativeFeature {
+  /** Bit as a hexadecimal number such as `0x1`. */
+  bit: string
+  /** Kernel name, such as `UBLK_F_SUPPORT_ZERO_COPY`. */
+  name: string
+  here: boolean
+}
+export interface NativeFeatures {
+  /** Mask from GET_FEATURES, hexadecimal. */
+  mask: string
+  flags: NativeFeature[]
+}
+
+/** Shared memory of one JS queue; both are made on the thread that owns the device. */
+export interface QueueMemory {
+  /** View over the whole slab SharedArrayBuffer. */
+  slab: Uint8Array
+  /** View over the whole control SharedArrayBuffer, as bytes. */
+  control: Uint8Array
+  /** Slots in the slab: depth + spares. */
+  slots: number
+}
+
+/** Something that happened to a device while nobody was calling. */
+export interface NativeEvent {
+  /**
+   * `queue-failed`: a queue went into fail mode (`error` says why); the device is being stopped.
+   * `queue-stuck`: a worker's synchronous handler is past its deadline: terminate that worker.
+   * `request-timeout`: a handler missed its deadline and the request was answered ETIMEDOUT.
+   * `ended`: the device stopped serving though nobody asked here (another process stopped or deleted it, or it failed);
+   *          every queue of it is gone.
+   */
+  kind: 'queue-failed' | 'queue-stuck' | 'request-timeout' | 'ended'
+  queue: number | null
+  error: NativeError | null
+}
+
+/** Latency and counters of one operation, summed over the queues. Times are nanoseconds. */
+export interface NativeOpStats {
+  op: 'read' | 'write' | 'flush' | 'discard' | 'write_zeroes'
+  requests: number
+  bytes: number
+  errors: number
+  meanNs: number
+  p50Ns: number
+  p99Ns: number
+  p999Ns: number
+  maxNs: number
+}
+export interface NativeStats {
+  ops: NativeOpStats[]
+  inFlight: number
+  /** io_uring_enter calls and completions reaped, for batching figures. */
+  enters: number
+  completions: number
+}
+
+/** Mirror of `NativeDevice` in crates/ublk-node/src/device.rs. Lives on the thread that created it. */
+export interface NativeDevice {
+  readonly id: number
+  /** Key by which `WorkerQueue` finds this device from another thread of the process. */
+  readonly key: number
+  /** What the driver granted when the device was added; `info` asks it anew. */
+  readonly granted: NativeDeviceInfo
+  readonly dataPath: string
+  /**
+   * Makes a stopped device ready to be served.
+   * - native target: `mode` 'native', `memory` null;
+   * - backend on this thread: 'main', one memory per queue; `wake(queue)` is called when requests wait (at most one call outstanding per queue);
+   * - workers: 'worker', one memory per queue; then each worker makes a `WorkerQueue` and calls `fetch()`.
+   * Queue threads of 'native' and 'main' are running when it resolves.
+   */
+  prepare(mode: 'native' | 'main' | 'worker', memory: QueueMemory[] | null, wake: ((queue: number) => void) | null): Promise<Outcome<null>>
+  /** START_DEV; resolves when the block device is live. On failure everything that `prepare` made is gone again. */
+  start(): Promise<Outcome<null>>
+  /** STOP_DEV, drain, close rings and char device. Workers must keep polling until their queue reports ended. Idempotent. */
+  stop(): Promise<Outcome<null>>
+  /** `stop`, then DEL_DEV. With recovery 'off' nothing remains. Idempotent. */
+  close(): Promise<Outcome<null>>
+  info(): Promise<Outcome<NativeDeviceInfo>>
+  stats(): NativeStats
+  /** Main mode: wakes the ring's owner after completions were published while NATIVE_SLEEPING was 1. */
+  kick(queue: number): void
+  /** The queue's JS side is gone (worker exit): fail mode without JavaScript. */
+  failQueue(queue: number, reason: string): void
+  ref(): void
+  unref(): void
+}
+
+/** One queue, owned by the calling worker thread. Mirror of `WorkerQueue` in crates/ublk-node/src/worker_queue.rs. */
+export interface WorkerQueue {
+  /** Opens the ring on this thread and fetches every tag. */
+  fetch(): Outcome<null>
+  /**
+   * Blocking turn: takes published completions, commits them, waits for at least one request, publishes the batch.
+   * @returns STATE: 1 serve the batch and call again; 3 ended, never call again. A device that fails is answered within: it returns 3 when done.
+   */
+  wait(): number
+  /** The same without blocking: commits, takes what is there. */
+  poll(): number
+  /** Event-loop mode: calls `callback` on this thread when `poll` has something to do. */
+  watch(callback: () => void): void
+  unwatch(): void
+}
+
+export interface NativeBinding {
+  /** Version of the addon, equal to the package's. */
+  version(): string
+  features(): Promise<Outcome<NativeFeatures>>
+  /** Every ublk device of this machine, lowest id first. */
+  listDevices(): Promise<Outcome<NativeDeviceInfo[]>>
+  deviceInfo(id: number): Promise<Outcome<NativeDeviceInfo>>
+  queueAffinity(id: number, queue: number): Promise<Outcome<number[]>>
+  /** STOP_DEV for a device of any process. */
+  stopDevice(id: number): Promise<Outcome<null>>
+  /** STOP_DEV and DEL_DEV for a device of any process; `wait: false` uses DEL_DEV_ASYNC. */
+  deleteDevice(id: number, wait: boolean): Promise<Outcome<null>>
+  /** ADD_DEV and SET_PARAMS; opens the target first. `onEvent` is called on this thread. */
+  addDevice(spec: DeviceSpec, onEvent: (event: NativeEvent) => void): Promise<Outcome<NativeDevice>>
+  /** Last resort at process exit, synchronous: fails, stops and deletes every device of this process within `limitMs`. */
+  shutdown(limitMs: number): void
+  /** memmove between views; several times faster than `Buffer#copy` out of shared memory. Ranges must have been checked. */
+  copy(target: Uint8Array, targetOffset: number, source: Uint8Array, sourceOffset: number, length: number): void
+  WorkerQueue: new (key: number, queue: number) => WorkerQueue
+}

@@ -1,0 +1,292 @@
+/**
+ * Options of a device: their rules, their defaults, and the `DeviceSpec` they become.
+ *
+ * Thread: any. All range checks of the library happen here: the conversion at the native boundary checks nothing.
+ */
+import { checkSignal } from './abort.ts'
+import type { Abilities, Backend } from './backend.ts'
+import { invalidType, invalidValue, outOfRange, unknownOption } from './errors.ts'
+import { checkId } from './list.ts'
+import type { DeviceSpec, TargetSpec } from './native.ts'
+import { parseSize, type Size } from './size.ts'
+import { type NativeTarget, type WorkerBackend, worker } from './targets.ts'
+
+/** What happens to a device whose server is gone. */
+export type Recovery = 'off' | 'requeue' | 'reissue' | 'fail-io'
+
+/** Options of `createDevice` and `Device.create`. */
+export interface DeviceOptions {
+  /**
+   * Where the bytes live: a backend object (served on this thread), a native target (`memory`, `file`, `nullTarget`), or a module run in
+   * workers: its URL, its path, or `worker(url, { options })`.
+   */
+  backend: Backend | NativeTarget | WorkerBackend | URL | string
+  /** Size of the device; default the backend's. A multiple of `blockSize`. */
+  size?: Size
+  /** Wanted N of /dev/ublkbN; default the lowest free one. */
+  id?: number
+  /** Hardware queues, 1 to 4096; default 1. With a module, one worker each. */
+  queues?: number
+  /** Requests the kernel may have open per queue, 1 to 4096; default 128. */
+  depth?: number
+  /** Logical block size in bytes: 512, 1024, 2048 or 4096; default the backend's, else 512. */
+  blockSize?: number
+  /** Physical block size in bytes, a power of two from `blockSize` to 65536; default the target's, else `blockSize` or 4096, the larger. */
+  physicalBlockSize?: number
+  /** Longest read or write in bytes, '4KiB' to '32MiB', a multiple of 4096; default 512 KiB. Memory: queues × depth × maxIoBytes, when touched. */
+  maxIoBytes?: Size
+  /** Default: whether the backend has no `write`. */
+  readOnly?: boolean
+  /** Tell the kernel that seeking costs time. Default false. */
+  rotational?: boolean
+  /** What happens when this process dies. 'off' (default): the block device goes, `dead`. Else it stays, `quiesced` or `fail_io`, until it is recovered. */
+  recovery?: Recovery
+  /** How the data of native targets moves. Default 'auto': the fastest that kernel and target have. */
+  dataPath?: 'auto' | 'copy' | 'auto-zero-copy'
+  /** CPUs for the queue threads; default the kernel's affinity of each queue. */
+  cpus?: number[]
+  /** Time a JavaScript handler has for one request, in milliseconds, 1 to 29999; default 20000. Then the request fails with ETIMEDOUT. */
+  requestTimeoutMs?: number
+  /** Handed to the factory of a backend module. */
+  backendOptions?: Record<string, unknown>
+  /** Close the device on SIGINT, SIGTERM and SIGHUP before the process ends. Default true. */
+  closeOnSignal?: boolean
+  /** Aborts the call: it rejects with an AbortError and leaves nothing behind. */
+  signal?: AbortSignal
+}
+
+/** Options after their checks; what is null comes from the backend. */
+export interface CheckedOptions {
+  backend: Backend | NativeTarget | WorkerBackend
+  sizeBytes: number | null
+  id: number | null
+  queues: number
+  depth: number
+  blockSize: number | null
+  physicalBlockSize: number | null
+  maxIoBytes: number
+  readOnly: boolean | null
+  rotational: boolean
+  recovery: Recovery
+  dataPath: 'auto' | 'copy' | 'auto-zero-copy'
+  cpus: number[] | null
+  requestTimeoutMs: number
+  closeOnSignal: boolean
+  signal: AbortSignal | null
+}
+
+const NAMES = new Set<string>([
+  'backend',
+  'size',
+  'id',
+  'queues',
+  'depth',
+  'blockSize',
+  'physicalBlockSize',
+  'maxIoBytes',
+  'readOnly',
+  'rotational',
+  'recovery',
+  'dataPath',
+  'cpus',
+  'requestTimeoutMs',
+  'backendOptions',
+  'closeOnSignal',
+  'signal',
+])
+
+/** UBLK_MAX_NR_QUEUES and UBLK_MAX_QUEUE_DEPTH in ublk_cmd.h. */
+const MAX_QUEUES = 4096
+const MAX_DEPTH = 4096
+const DEFAULT_DEPTH = 128
+
+const KIB = 1024
+const MIB = 1024 * KIB
+/** The driver wants at least a page; 32 MiB is the largest buffer UBLK_IO_BUF_BITS (25) can address. */
+const MIN_IO_BYTES = 4 * KIB
+const MAX_IO_BYTES = 32 * MIB
+const DEFAULT_IO_BYTES = 512 * KIB
+
+const BLOCK_SIZES = [512, 1024, 2048, 4096]
+const DEFAULT_BLOCK_SIZE = 512
+const DEFAULT_PHYSICAL_BLOCK_SIZE = 4096
+const MAX_PHYSICAL_BLOCK_SIZE = 64 * KIB
+
+/** After 30 s the kernel kills an unprivileged server (`ublk_timeout` in ublk_drv.c); the rest is for answering ETIMEDOUT ourselves. */
+const REQUEST_TIMEOUT_LIMIT_MS = 30_000
+const DEFAULT_REQUEST_TIMEOUT_MS = 20_000
+
+/** One slab is one allocation; beyond this a typing error is likelier than a wish. */
+const MAX_SLAB_BYTES = 4 * 1024 * MIB
+/** Buffers that take the place of one which a late handler may still write to. */
+const MAX_SPARE_SLOTS = 16
+
+/** Checks every option by itself and sets the defaults that need no backend. */
+export function checkOptions(options: DeviceOptions): CheckedOptions {
+  if (typeof options !== 'object' || options === null) throw invalidType('options', 'an object', options)
+  const stranger = Object.keys(options).find((name) => !NAMES.has(name))
+  if (stranger !== undefined) throw unknownOption(stranger, NAMES)
+  const sizeBytes = options.size === undefined ? null : parseSize(options.size)
+  const blockSize = optional(options.blockSize, checkBlockSize)
+  return {
+    backend: checkBackend(options),
+    sizeBytes,
+    id: optional(options.id, checkId),
+    queues: integer('queues', options.queues ?? 1, 1, MAX_QUEUES),
+    depth: integer('depth', options.depth ?? DEFAULT_DEPTH, 1, MAX_DEPTH),
+    blockSize,
+    physicalBlockSize: optional(options.physicalBlockSize, checkPhysicalBlockSize),
+    maxIoBytes: checkMaxIoBytes(options.maxIoBytes ?? DEFAULT_IO_BYTES),
+    readOnly: optional(options.readOnly, (value) => boolean('readOnly', value)),
+    rotational: boolean('rotational', options.rotational ?? false),
+    recovery: oneOf('recovery', options.recovery ?? 'off', ['off', 'requeue', 'reissue', 'fail-io']),
+    dataPath: oneOf('dataPath', options.dataPath ?? 'auto', ['auto', 'copy', 'auto-zero-copy']),
+    cpus: optional(options.cpus, checkCpus),
+    requestTimeoutMs: integer('requestTimeoutMs', options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS, 1, REQUEST_TIMEOUT_LIMIT_MS - 1),
+    closeOnSignal: boolean('closeOnSignal', options.closeOnSignal ?? true),
+    signal: checkSignal(options.signal),
+  }
+}
+
+/** The native description of a device with a native target. */
+export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): DeviceSpec {
+  const sizeBytes = options.sizeBytes ?? target.sizeBytes
+  if (sizeBytes === null && target.kind !== 'file') {
+    throw invalidType('size', 'given: a memory or null target has none of its own', undefined)
+  }
+  const blockSize = options.blockSize ?? (target.kind === 'file' ? null : DEFAULT_BLOCK_SIZE)
+  if (sizeBytes !== null) checkDeviceSize(sizeBytes, blockSize ?? DEFAULT_BLOCK_SIZE)
+  checkPhysical(options.physicalBlockSize, blockSize)
+  const readOnly = (options.readOnly ?? false) || target.readOnly
+  return {
+    ...commonSpec(options),
+    sizeBytes,
+    logicalBlockBytes: blockSize,
+    physicalBlockBytes: options.physicalBlockSize,
+    readOnly,
+    // What the target can do is the target's to say.
+    volatileCache: false,
+    fua: false,
+    discard: false,
+    writeZeroes: false,
+    target: { ...target, sizeBytes, readOnly },
+  }
+}
+
+/** The native description of a device with a JavaScript backend. */
+export function backendDeviceSpec(options: CheckedOptions, abilities: Abilities): DeviceSpec {
+  const sizeBytes = options.sizeBytes ?? abilities.sizeBytes
+  if (sizeBytes === null) throw invalidType('size', 'given, as an option or as backend.size', undefined)
+  const blockSize = options.blockSize ?? (abilities.blockSize === null ? DEFAULT_BLOCK_SIZE : checkBlockSize(abilities.blockSize))
+  checkDeviceSize(sizeBytes, blockSize)
+  checkPhysical(options.physicalBlockSize, blockSize)
+  checkSlab(options)
+  if (options.readOnly === false && !abilities.write) throw invalidValue('readOnly', 'true for a backend without a write method', false)
+  if (options.dataPath === 'auto-zero-copy') {
+    throw invalidValue('dataPath', "'auto' or 'copy' for a JavaScript backend (its data must be in its memory)", options.dataPath)
+  }
+  const readOnly = options.readOnly ?? !abilities.write
+  return {
+    ...commonSpec(options),
+    sizeBytes,
+    logicalBlockBytes: blockSize,
+    physicalBlockBytes: options.physicalBlockSize ?? Math.max(blockSize, DEFAULT_PHYSICAL_BLOCK_SIZE),
+    readOnly,
+    volatileCache: abilities.flush && !readOnly,
+    fua: abilities.flush && !readOnly,
+    discard: abilities.discard && !readOnly,
+    writeZeroes: abilities.writeZeroes && !readOnly,
+    target: null,
+  }
+}
+
+/** Slots of one queue's slab: one per tag, and spares for tags whose handler missed its deadline. */
+export function slotCount(depth: number): number {
+  return depth + Math.min(depth, MAX_SPARE_SLOTS)
+}
+
+type CommonSpec = Pick<
+  DeviceSpec,
+  'id' | 'queues' | 'depth' | 'maxIoBytes' | 'rotational' | 'recovery' | 'dataPath' | 'cpus' | 'requestDeadlineMs'
+>
+
+function commonSpec(options: CheckedOptions): CommonSpec {
+  const { id, queues, depth, maxIoBytes, rotational, recovery, dataPath, cpus } = options
+  return { id, queues, depth, maxIoBytes, rotational, recovery, dataPath, cpus, requestDeadlineMs: options.requestTimeoutMs }
+}
+
+function checkBackend({ backend, backendOptions }: DeviceOptions): CheckedOptions['backend'] {
+  if (typeof backend === 'string' || backend instanceof URL) {
+    return worker(backend, backendOptions === undefined ? {} : { options: backendOptions })
+  }
+  if (backendOptions !== undefined)
+    throw invalidValue('backendOptions', 'absent unless backend is the URL or path of a module', backendOptions)
+  if (typeof backend !== 'object' || backend === null) {
+    throw invalidType('backend', 'an object with a read method, a target such as memory(), or the URL or path of a module', backend)
+  }
+  return backend
+}
+
+function checkDeviceSize(sizeBytes: number, blockSize: number): void {
+  if (sizeBytes < blockSize || sizeBytes % blockSize !== 0) {
+    throw outOfRange('size', `a multiple of the block size ${blockSize}, and not 0`, sizeBytes)
+  }
+}
+
+function checkBlockSize(value: number): number {
+  if (typeof value !== 'number') throw invalidType('blockSize', 'a number', value)
+  if (!BLOCK_SIZES.includes(value)) throw outOfRange('blockSize', BLOCK_SIZES.join(', ').replace(/, (\d+)$/, ' or $1'), value)
+  return value
+}
+
+function checkPhysicalBlockSize(value: number): number {
+  integer('physicalBlockSize', value, DEFAULT_BLOCK_SIZE, MAX_PHYSICAL_BLOCK_SIZE)
+  if ((value & (value - 1)) !== 0) throw outOfRange('physicalBlockSize', 'a power of two', value)
+  return value
+}
+
+function checkPhysical(physical: number | null, logical: number | null): void {
+  if (physical === null || logical === null || physical >= logical) return
+  throw outOfRange('physicalBlockSize', `at least the block size ${logical}`, physical)
+}
+
+function checkMaxIoBytes(value: Size): number {
+  const bytes = parseSize(value, 'maxIoBytes')
+  if (bytes < MIN_IO_BYTES || bytes > MAX_IO_BYTES || bytes % MIN_IO_BYTES !== 0) {
+    throw outOfRange('maxIoBytes', `a multiple of ${MIN_IO_BYTES} from ${MIN_IO_BYTES} to ${MAX_IO_BYTES} (32 MiB)`, value)
+  }
+  return bytes
+}
+
+function checkSlab({ depth, maxIoBytes }: CheckedOptions): void {
+  const bytes = slotCount(depth) * maxIoBytes
+  if (bytes <= MAX_SLAB_BYTES) return
+  throw outOfRange('depth × maxIoBytes', `at most ${MAX_SLAB_BYTES} bytes of buffers per queue (take a smaller depth or maxIoBytes)`, bytes)
+}
+
+function checkCpus(value: number[]): number[] {
+  if (!Array.isArray(value)) throw invalidType('cpus', 'an array of CPU numbers', value)
+  if (value.length === 0) throw invalidValue('cpus', 'an array with at least one CPU number', value)
+  return value.map((cpu) => integer('cpus', cpu, 0, 65_535))
+}
+
+function optional<T, U>(value: T | undefined, check: (value: T) => U): U | null {
+  return value === undefined ? null : check(value)
+}
+
+function integer(name: string, value: number, min: number, max: number): number {
+  if (typeof value !== 'number') throw invalidType(name, 'a number', value)
+  if (!Number.isInteger(value) || value < min || value > max) throw outOfRange(name, `a whole number from ${min} to ${max}`, value)
+  return value
+}
+
+function boolean(name: string, value: boolean): boolean {
+  if (typeof value !== 'boolean') throw invalidType(name, 'a boolean', value)
+  return value
+}
+
+function oneOf<T extends string>(name: string, value: T, values: T[]): T {
+  if (typeof value !== 'string') throw invalidType(name, `one of '${values.join("', '")}'`, value)
+  if (!values.includes(value)) throw invalidValue(name, `one of '${values.join("', '")}'`, value)
+  return value
+}

@@ -1,0 +1,128 @@
+/**
+ * Runs a backend module in a worker: loads it, says what it can do, serves one queue once, ends.
+ *
+ * Thread: the worker, which owns the queue's ring: the kernel takes a COMMIT only from the thread that fetched. The memory is the device
+ * owner's. If this thread dies, an environment clean-up hook of the addon answers what is open.
+ */
+import { parentPort, workerData } from 'node:worker_threads'
+import { native } from './addon.ts'
+import { abilitiesOf, type Backend } from './backend.ts'
+import * as layout from './layout.ts'
+import { type FromWorker, type ServeMessage, type ToWorker, toPlainError, type WorkerInit } from './messages.ts'
+import type { WorkerQueue } from './native.ts'
+import { Ring } from './ring.ts'
+
+/** Turns of the event-loop mode in one go; then timers and sockets get theirs. */
+const MAX_TURNS = 16
+
+const port = parentPort as NonNullable<typeof parentPort>
+const say = (message: FromWorker): void => port.postMessage(message)
+let refuse: (reason: Error) => void = () => {}
+
+try {
+  const backend = await loadBackend(workerData as WorkerInit)
+  port.on('message', (message: ToWorker) => {
+    if (message.type === 'serve') void serve(backend, message)
+    else {
+      refuse(new Error(message.reason))
+      say({ type: 'refusing' })
+    }
+  })
+  say({ type: 'loaded', abilities: abilitiesOf(backend, 'the default export', "the default export's ") })
+} catch (error) {
+  say({ type: 'failed', error: toPlainError(error) })
+}
+
+async function loadBackend({ url, options }: WorkerInit): Promise<Backend> {
+  const module = (await import(url)) as { default?: unknown }
+  const backend = module.default
+  return typeof backend === 'function' ? await backend(options) : (backend as Backend)
+}
+
+async function serve(backend: Backend, message: ServeMessage): Promise<void> {
+  try {
+    const binding = native()
+    const queue = new binding.WorkerQueue(message.key, message.queue)
+    await backend.open?.(message.info)
+    const { error } = queue.fetch()
+    if (error !== null) {
+      await backend.close?.()
+      say({ type: 'failed', error: toPlainError(new Error(error.message), error) })
+      return
+    }
+    say({ type: 'serving' })
+    if (backend.sync === true)
+      serveBlocking(
+        queue,
+        makeRing(backend, message, () => {}),
+      )
+    else await serveOnEventLoop(queue, backend, message)
+  } catch (error) {
+    say({ type: 'failed', error: toPlainError(error) })
+    return
+  }
+  say({ type: 'ended', error: await closeBackend(backend) })
+}
+
+async function closeBackend(backend: Backend): Promise<ReturnType<typeof toPlainError> | null> {
+  try {
+    await backend.close?.()
+    return null
+  } catch (error) {
+    return toPlainError(error)
+  }
+}
+
+function makeRing(backend: Backend, message: ServeMessage, onPublish: () => void): Ring {
+  const { queue, depth, maxIoBytes, slab, control, slots } = message
+  return new Ring({
+    backend,
+    memory: { slab, control, slots },
+    queue,
+    depth,
+    maxIoBytes,
+    copy: native().copy,
+    sync: backend.sync === true,
+    onPublish,
+    onFailure: ({ message, cause }) => say({ type: 'report', message, cause: cause === undefined ? null : toPlainError(cause) }),
+  })
+}
+
+/** One native call commits a batch, waits in the kernel and brings the next; the event loop does not run. */
+function serveBlocking(queue: WorkerQueue, ring: Ring): void {
+  while (queue.wait() !== layout.STATE_ENDED) {
+    do ring.drain()
+    while (ring.hasRequests)
+  }
+}
+
+/** The same object on the event loop: handlers may return promises. Resolves when the queue has ended. */
+function serveOnEventLoop(queue: WorkerQueue, backend: Backend, message: ServeMessage): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let ended = false
+    const ring = makeRing(backend, message, () => turn())
+    refuse = (reason) => ring.refuse(reason)
+    const turn = (): void => {
+      try {
+        for (let turns = 0; !ended && turns < MAX_TURNS; turns++) {
+          const state = queue.poll()
+          if (state === layout.STATE_FAILING) ring.refuse(new Error('the device failed'))
+          if (state === layout.STATE_ENDED) {
+            ended = true
+            queue.unwatch()
+            resolve()
+            return
+          }
+          // What was answered at once is committed by the next poll; what was not comes back through onPublish or the watch.
+          if (ring.drain() === 0 && !ring.hasRequests) return
+        }
+        if (!ended) setImmediate(turn)
+      } catch (error) {
+        ended = true
+        reject(error)
+      }
+    }
+    queue.watch(turn)
+    turn()
+  })
+}

@@ -1,0 +1,166 @@
+import { inspect } from 'node:util'
+import test from 'ava'
+import { abilitiesOf, type Backend } from '../../src/backend.ts'
+import { backendDeviceSpec, checkOptions, type DeviceOptions, slotCount, targetDeviceSpec } from '../../src/options.ts'
+import { file, memory, nullTarget, type WorkerBackend, worker } from '../../src/targets.ts'
+
+const backend: Backend = { read: () => {} }
+const check = (options: object): ReturnType<typeof checkOptions> => checkOptions({ backend, ...options } as DeviceOptions)
+const spec = (of: Partial<Backend>, options: object = {}): ReturnType<typeof backendDeviceSpec> => {
+  const whole = { ...backend, ...of }
+  return backendDeviceSpec(check({ backend: whole, ...options }), abilitiesOf(whole))
+}
+
+test('the defaults', (t) => {
+  t.like(check({}), {
+    backend,
+    sizeBytes: null,
+    id: null,
+    queues: 1,
+    depth: 128,
+    blockSize: null,
+    physicalBlockSize: null,
+    maxIoBytes: 512 * 1024,
+    readOnly: null,
+    rotational: false,
+    recovery: 'off',
+    dataPath: 'auto',
+    cpus: null,
+    requestTimeoutMs: 20_000,
+    closeOnSignal: true,
+    signal: null,
+  })
+})
+
+for (const [options, code, message] of [
+  [{ backend: undefined }, 'ERR_INVALID_ARG_TYPE', /^backend must be .* path of a module$/],
+  [{ backend: 5 }, 'ERR_INVALID_ARG_TYPE', /^backend must be/],
+  [{ backend: '' }, 'ERR_INVALID_ARG_VALUE', /^backend module must be/],
+  [{ bogus: 1 }, 'ERR_INVALID_ARG_VALUE', /^unknown option 'bogus'; the options are backend, size/],
+  [{ size: '1 parsec' }, 'ERR_INVALID_ARG_VALUE', /^size must be/],
+  [{ id: -1 }, 'ERR_OUT_OF_RANGE', /^id must be a whole number from 0 to 1048575, got -1/],
+  [{ id: '1' }, 'ERR_INVALID_ARG_TYPE', /^id must be a number, got '1'/],
+  [{ queues: 0 }, 'ERR_OUT_OF_RANGE', /^queues must be a whole number from 1 to 4096, got 0/],
+  [{ queues: 1.5 }, 'ERR_OUT_OF_RANGE', /^queues/],
+  [{ queues: 4097 }, 'ERR_OUT_OF_RANGE', /^queues/],
+  [{ depth: 0 }, 'ERR_OUT_OF_RANGE', /^depth must be a whole number from 1 to 4096/],
+  [{ depth: 4097 }, 'ERR_OUT_OF_RANGE', /^depth/],
+  [{ depth: Number.NaN }, 'ERR_OUT_OF_RANGE', /^depth/],
+  [{ depth: '8' }, 'ERR_INVALID_ARG_TYPE', /^depth/],
+  [{ blockSize: 256 }, 'ERR_OUT_OF_RANGE', /^blockSize must be 512, 1024, 2048 or 4096, got 256/],
+  [{ blockSize: 8192 }, 'ERR_OUT_OF_RANGE', /^blockSize/],
+  [{ physicalBlockSize: 3072 }, 'ERR_OUT_OF_RANGE', /^physicalBlockSize must be a power of two/],
+  [{ physicalBlockSize: 256 }, 'ERR_OUT_OF_RANGE', /^physicalBlockSize/],
+  [{ maxIoBytes: 2048 }, 'ERR_OUT_OF_RANGE', /^maxIoBytes must be a multiple of 4096 from 4096 to 33554432/],
+  [{ maxIoBytes: '33MiB' }, 'ERR_OUT_OF_RANGE', /^maxIoBytes/],
+  [{ maxIoBytes: 6000 }, 'ERR_OUT_OF_RANGE', /^maxIoBytes/],
+  [{ readOnly: 1 }, 'ERR_INVALID_ARG_TYPE', /^readOnly must be a boolean, got 1/],
+  [{ rotational: 'yes' }, 'ERR_INVALID_ARG_TYPE', /^rotational/],
+  [{ recovery: 'on' }, 'ERR_INVALID_ARG_VALUE', /^recovery must be one of 'off', 'requeue', 'reissue', 'fail-io', got 'on'/],
+  [{ recovery: true }, 'ERR_INVALID_ARG_TYPE', /^recovery/],
+  [{ dataPath: 'fast' }, 'ERR_INVALID_ARG_VALUE', /^dataPath/],
+  [{ cpus: 1 }, 'ERR_INVALID_ARG_TYPE', /^cpus/],
+  [{ cpus: [] }, 'ERR_INVALID_ARG_VALUE', /^cpus/],
+  [{ cpus: [-1] }, 'ERR_OUT_OF_RANGE', /^cpus/],
+  [{ requestTimeoutMs: 0 }, 'ERR_OUT_OF_RANGE', /^requestTimeoutMs must be a whole number from 1 to 29999/],
+  [{ requestTimeoutMs: 30_000 }, 'ERR_OUT_OF_RANGE', /^requestTimeoutMs/],
+  [{ backendOptions: {} }, 'ERR_INVALID_ARG_VALUE', /^backendOptions must be absent unless/],
+  [{ backend: './x.ts', backendOptions: { f: () => {} } }, 'ERR_INVALID_ARG_VALUE', /^worker.options must be plain data/],
+  [{ backend: './x.ts', backendOptions: [] }, 'ERR_INVALID_ARG_TYPE', /^worker.options/],
+  [{ closeOnSignal: 0 }, 'ERR_INVALID_ARG_TYPE', /^closeOnSignal/],
+  [{ signal: {} }, 'ERR_INVALID_ARG_TYPE', /^signal must be an AbortSignal/],
+] as [object, string, RegExp][]) {
+  test(`${inspect(options, { breakLength: Infinity })} is refused with ${code}`, (t) => {
+    t.throws(() => check(options), { code, message })
+  })
+}
+
+for (const [options, of, code, message] of [
+  [{}, {}, 'ERR_INVALID_ARG_TYPE', /^size must be given/],
+  [{ size: 0 }, {}, 'ERR_OUT_OF_RANGE', /^size must be a multiple of the block size 512, and not 0, got 0/],
+  [{ size: 1000 }, {}, 'ERR_OUT_OF_RANGE', /^size/],
+  [{ size: 6144, blockSize: 4096 }, {}, 'ERR_OUT_OF_RANGE', /^size must be a multiple of the block size 4096/],
+  [{}, { size: 6144, blockSize: 4096 }, 'ERR_OUT_OF_RANGE', /^size must be a multiple of the block size 4096/],
+  [{ size: 4096 }, { blockSize: 100 }, 'ERR_OUT_OF_RANGE', /^blockSize/],
+  [{ size: 4096, blockSize: 4096, physicalBlockSize: 512 }, {}, 'ERR_OUT_OF_RANGE', /^physicalBlockSize must be at least/],
+  [{ size: 4096, readOnly: false }, {}, 'ERR_INVALID_ARG_VALUE', /^readOnly must be true for a backend without a write/],
+  [{ size: 4096, dataPath: 'auto-zero-copy' }, {}, 'ERR_INVALID_ARG_VALUE', /^dataPath/],
+  [
+    { size: 4096, depth: 4096, maxIoBytes: '32MiB' },
+    {},
+    'ERR_OUT_OF_RANGE',
+    /^depth × maxIoBytes must be at most 4294967296 bytes .*smaller depth/,
+  ],
+  [{ size: 4096 }, { read: 5 }, 'ERR_INVALID_ARG_TYPE', /^backend.read must be a function/],
+  [{ size: 4096 }, { write: 5 }, 'ERR_INVALID_ARG_TYPE', /^backend.write must be a function or absent/],
+  [{ size: 4096 }, { open: 5 }, 'ERR_INVALID_ARG_TYPE', /^backend.open/],
+  [{}, { size: 'x' }, 'ERR_INVALID_ARG_VALUE', /^backend.size/],
+  [{ size: 4096 }, { supports: { fua: 'yes' } }, 'ERR_INVALID_ARG_VALUE', /^backend.supports.fua must be 'flush' or 'native'/],
+  [{ size: 4096 }, { supports: { fua: 'native' } }, 'ERR_INVALID_ARG_VALUE', /^backend.supports.fua must be absent without a flush/],
+] as [object, object, string, RegExp][]) {
+  test(`options ${inspect(options)} with a backend of ${inspect(of)} are refused with ${code}`, (t) => {
+    t.throws(() => spec(of as Partial<Backend>, options), { code, message })
+  })
+}
+
+test('the methods of a backend decide what the device can do', (t) => {
+  const all = { write() {}, flush() {}, discard() {}, writeZeroes() {} }
+  const size = '1MiB'
+  t.like(spec({}, { size }), { readOnly: true, volatileCache: false, fua: false, discard: false, writeZeroes: false })
+  t.like(spec(all, { size }), { readOnly: false, volatileCache: true, fua: true, discard: true, writeZeroes: true })
+  t.like(spec({ write() {} }, { size }), { readOnly: false, volatileCache: false, fua: false, discard: false })
+  t.like(spec(all, { size, readOnly: true }), { readOnly: true, volatileCache: false, fua: false, discard: false, writeZeroes: false })
+  t.like(spec({ discard() {} }, { size }), { discard: false })
+})
+
+test('options win over what the backend says of itself', (t) => {
+  const own = { size: '1MiB', blockSize: 4096 }
+  t.like(spec(own), { sizeBytes: 2 ** 20, logicalBlockBytes: 4096, physicalBlockBytes: 4096 })
+  t.like(spec(own, { size: '2MiB', blockSize: 512, physicalBlockSize: 8192 }), {
+    sizeBytes: 2 ** 21,
+    logicalBlockBytes: 512,
+    physicalBlockBytes: 8192,
+  })
+})
+
+test('abilities are found on a prototype too', (t) => {
+  class Store implements Backend {
+    size = 4096
+    read(): void {}
+    write(): void {}
+    flush(): void {}
+  }
+  t.like(abilitiesOf(new Store()), { sizeBytes: 4096, write: true, flush: true, discard: false, sync: false })
+})
+
+test('a native target says what it can by itself', (t) => {
+  const of = (target: ReturnType<typeof memory>, options = {}): ReturnType<typeof targetDeviceSpec> =>
+    targetDeviceSpec(check({ backend: target, ...options }), target.spec)
+  t.like(of(memory({ size: '1GiB' })), { sizeBytes: 2 ** 30, logicalBlockBytes: 512, target: { kind: 'mem', sizeBytes: 2 ** 30 } })
+  t.like(of(nullTarget(), { size: '1GiB' }), { sizeBytes: 2 ** 30, target: { kind: 'null', sizeBytes: 2 ** 30 } })
+  t.like(of(file('/x')), { sizeBytes: null, logicalBlockBytes: null, readOnly: false, target: { kind: 'file', path: '/x', direct: false } })
+  t.like(of(file({ path: new URL('file:///a%20b'), readOnly: true })), { readOnly: true, target: { path: '/a b', readOnly: true } })
+  t.like(of(file('/x'), { readOnly: true }), { target: { readOnly: true } })
+  t.throws(() => of(memory()), { code: 'ERR_INVALID_ARG_TYPE', message: /^size must be given/ })
+})
+
+test('targets check their own options', (t) => {
+  t.throws(() => memory({ size: 'x' }), { code: 'ERR_INVALID_ARG_VALUE', message: /^memory.size/ })
+  t.throws(() => memory(null as never), { code: 'ERR_INVALID_ARG_TYPE' })
+  t.throws(() => file({} as never), { code: 'ERR_INVALID_ARG_TYPE', message: /^file.path/ })
+  t.throws(() => file(''), { code: 'ERR_INVALID_ARG_VALUE', message: /^file.path/ })
+  t.throws(() => file({ path: '/x', direct: 'yes' as never }), { code: 'ERR_INVALID_ARG_TYPE', message: /^file.direct/ })
+})
+
+test('a module is a URL, a path from here, or worker()', (t) => {
+  const urlOf = (given: URL | string): string => (check({ backend: given }).backend as WorkerBackend).url
+  t.is(urlOf(new URL('file:///x/y.js')), 'file:///x/y.js')
+  t.is(urlOf('file:///x/y.js'), 'file:///x/y.js')
+  t.is(urlOf('/x/y.js'), 'file:///x/y.js')
+  t.is(urlOf('./y z.ts'), new URL('y%20z.ts', `file://${process.cwd()}/`).href)
+  t.deepEqual(check({ backend: './y.js', backendOptions: { a: 1 } }).backend, worker('./y.js', { options: { a: 1 } }))
+})
+
+test('each queue has spare slots for late handlers', (t) => {
+  t.deepEqual([1, 8, 16, 128, 4096].map(slotCount), [2, 16, 32, 144, 4112])
+})
