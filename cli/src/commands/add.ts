@@ -1,0 +1,146 @@
+import { Args, Flags } from '@oclif/core'
+import { BaseCommand, parseId, printWarning } from '../lib/base-command.ts'
+import type { DescribedDevice } from '../lib/describe.ts'
+import { reportOf, usage } from '../lib/failure.ts'
+import { launch } from '../lib/launch.ts'
+import { runCommand } from '../lib/run-command.ts'
+import { DeviceServer } from '../lib/serve.ts'
+import { boundStop, STOP_GRACE_MS, stopSignals } from '../lib/signals.ts'
+import { type DeviceSpec, NULL_SIZE, parseTarget, type ServeSpec } from '../lib/target.ts'
+import { parseDurationMs } from '../lib/units.ts'
+
+/** What `add --json` gives; `exitCode` is that of the command of `--run`. */
+type AddResult = DescribedDevice | { device: DescribedDevice; exitCode: number }
+
+export default class Add extends BaseCommand {
+  static override summary = 'Make a block device and serve it.'
+  static override description = `TARGET is one of
+
+  null         completes everything and stores nothing (size ${NULL_SIZE} unless --size is given)
+  mem          memory; needs --size
+  file PATH    an image file or a block device
+  ./x.ts       a JavaScript or TypeScript module whose default export is a backend, or a function (options) => backend
+
+Prints the path of the device when it is live, and returns; a process of its own serves the device until \`ublk del\`. \
+With --foreground this process serves it until SIGINT or SIGTERM; with --run it serves it while a command runs. \
+In all three ways SIGINT and SIGTERM stop and remove the device.
+
+A detached server has no terminal: to see what a backend prints, use --foreground.
+
+Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 67108864 are the same.`
+
+  static override usage = 'add TARGET [PATH] [FLAGS]'
+
+  static override examples = [
+    { description: 'A gigabyte of memory', command: '<%= config.bin %> add mem --size 1G' },
+    {
+      description: 'An image file, made if it is missing, as /dev/ublkb3',
+      command: '<%= config.bin %> add file ./disk.img --create -s 10G -n 3',
+    },
+    {
+      description: 'A backend of your own, with an option for its factory',
+      command: '<%= config.bin %> add ./backend.ts --set url=http://127.0.0.1/disk.img',
+    },
+    {
+      description: 'A device for as long as a command runs',
+      command: `<%= config.bin %> add mem -s 64M --run 'mkfs.ext4 -q $UBLK_DEVICE && e2fsck -fn $UBLK_DEVICE'`,
+    },
+    { description: 'Its path, for a script', command: 'dev=$(<%= config.bin %> add mem -s 64M) && mkfs.ext4 -q "$dev"' },
+  ]
+
+  static override args = {
+    target: Args.string({ description: 'null, mem, file, or the path of a module' }),
+    path: Args.string({ description: 'for file: the image file or block device' }),
+  }
+
+  static override flags = {
+    id: Flags.string({ char: 'n', helpValue: 'N', summary: 'number of the device, /dev/ublkbN; default the lowest free one' }),
+    queues: Flags.integer({ char: 'q', helpValue: 'COUNT', summary: 'hardware queues, one thread each; default 1' }),
+    depth: Flags.integer({ char: 'd', helpValue: 'COUNT', summary: 'requests that may be open per queue, 1 to 4096; default 128' }),
+    size: Flags.string({ char: 's', helpValue: 'SIZE', summary: 'size of the device; default what the target has' }),
+    'block-size': Flags.integer({ helpValue: 'BYTES', summary: 'logical block size, 512 or 4096; default what the target has, else 512' }),
+    'max-io': Flags.string({ helpValue: 'SIZE', summary: 'longest read or write, 4K to 32M; default 512K' }),
+    'read-only': Flags.boolean({ summary: 'refuse writes' }),
+    direct: Flags.boolean({ default: false, summary: 'for file: bypass the page cache (O_DIRECT)' }),
+    create: Flags.boolean({ default: false, summary: 'for file: make it, or grow it, to --size' }),
+    set: Flags.string({
+      helpValue: 'KEY=VALUE',
+      multiple: true,
+      multipleNonGreedy: true,
+      summary: 'for modules: an option for the factory; may be repeated',
+    }),
+    recovery: Flags.option({
+      options: ['off', 'requeue', 'reissue', 'fail-io'] as const,
+      summary: 'when the server dies: remove the device, or keep it and hold back, send again or fail its requests; default off',
+    })(),
+    'user-recovery': Flags.boolean({ char: 'r', exclusive: ['recovery'], summary: 'the same as --recovery requeue' }),
+    'data-path': Flags.option({ options: ['auto', 'copy', 'auto-zero-copy'] as const, summary: 'how data moves; default auto' })(),
+    timeout: Flags.string({ helpValue: 'TIME', summary: 'for modules: time for one request, such as 500ms or 20s; default 20s' }),
+    foreground: Flags.boolean({ exclusive: ['run'], summary: 'serve in this process until SIGINT or SIGTERM' }),
+    run: Flags.string({
+      helpValue: 'COMMAND',
+      summary: 'serve while this shell command runs, with UBLK_DEVICE set, and exit with its status',
+    }),
+  }
+
+  async run(): Promise<AddResult | undefined> {
+    const { args, flags } = await this.parse(Add)
+    const words = [args.target, args.path].filter((word) => word !== undefined)
+    const target = parseTarget(words, { direct: flags.direct, create: flags.create, set: flags.set ?? [] })
+    const device: DeviceSpec = {
+      ...(flags.id !== undefined && { id: parseId(flags.id) }),
+      ...(flags.queues !== undefined && { queues: flags.queues }),
+      ...(flags.depth !== undefined && { depth: flags.depth }),
+      ...(flags.size !== undefined && { size: flags.size }),
+      ...(flags['block-size'] !== undefined && { blockSize: flags['block-size'] }),
+      ...(flags['max-io'] !== undefined && { maxIoBytes: flags['max-io'] }),
+      ...(flags['read-only'] && { readOnly: true }),
+      ...(flags.recovery !== undefined && { recovery: flags.recovery }),
+      ...(flags['user-recovery'] && { recovery: 'requeue' }),
+      ...(flags['data-path'] !== undefined && { dataPath: flags['data-path'] }),
+      ...(flags.timeout !== undefined && { requestTimeoutMs: parseDurationMs(flags.timeout, '--timeout') }),
+    }
+    if (target.type === 'mem' && device.size === undefined)
+      throw usage('a memory device needs --size', 'Example: `ublk add mem --size 1G`.')
+    const spec = { target, device }
+    if (flags.foreground) return this.#serve(spec)
+    if (flags.run !== undefined) return this.#serveWhile(spec, flags.run)
+    const live = await launch(spec, stopSignals().signal)
+    this.log(live.path)
+    return live
+  }
+
+  /** `--foreground`: the one JSON value appears when the device is live, not at the end. */
+  async #serve(spec: ServeSpec): Promise<undefined> {
+    const { signal } = stopSignals()
+    boundStop(signal)
+    let told: Error | null = null
+    const onError = (error: Error): void => {
+      told = error
+      printWarning(error)
+    }
+    const server = await DeviceServer.start(spec, { signal, onError })
+    signal.addEventListener('abort', () => void server.close({ graceMs: STOP_GRACE_MS }).catch(() => undefined))
+    if (signal.aborted) void server.close({ graceMs: STOP_GRACE_MS }).catch(() => undefined)
+    else if (this.jsonEnabled()) this.logJson(await server.describe())
+    else this.log(server.path)
+    const error = await server.ended
+    if (error !== null && error === told) process.exitCode = reportOf(error).exitCode
+    else if (error !== null) throw error
+  }
+
+  /** `--run`: standard output is the command's, or under `--json` ours. */
+  async #serveWhile(spec: ServeSpec, command: string): Promise<AddResult> {
+    const { signal } = stopSignals()
+    boundStop(signal)
+    const server = await DeviceServer.start(spec, { signal, onError: printWarning })
+    try {
+      const device = await server.describe()
+      const exitCode = await runCommand(command, { device: server.path, signal, quiet: this.jsonEnabled() })
+      process.exitCode = exitCode
+      return { device, exitCode }
+    } finally {
+      await server.close(signal.aborted ? { graceMs: STOP_GRACE_MS / 2 } : {})
+    }
+  }
+}

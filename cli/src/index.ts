@@ -1,0 +1,22 @@
+/** The verbs, by name: oclif's explicit strategy, so that nothing searches directories at start. */
+
+import type { Command } from '@oclif/core'
+import Add from './commands/add.ts'
+import Del from './commands/del.ts'
+import Doctor from './commands/doctor.ts'
+import Features from './commands/features.ts'
+import Info from './commands/info.ts'
+import List from './commands/list.ts'
+import Stats from './commands/stats.ts'
+import Stop from './commands/stop.ts'
+
+export const COMMANDS: Record<string, Command.Class> = {
+  add: Add,
+  del: Del,
+  doctor: Doctor,
+  features: Features,
+  info: Info,
+  list: List,
+  stats: Stats,
+  stop: Stop,
+}

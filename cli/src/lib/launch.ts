@@ -1,0 +1,140 @@
+/**
+ * Starts a server process and waits until its device is live: the launcher's side. `server.ts` is the other.
+ *
+ * The two talk over Node's channel between parent and child, which closes when either ends:
+ *   launcher → serve SPEC                          server → created ID, then live DEVICE or failed REPORT
+ *   launcher → accepted, then closes the channel
+ * A server whose channel closes before `accepted` takes its device away: so the device exists if and only if the
+ * launcher said so, whichever of the two is killed when.
+ */
+
+import { type ChildProcess, spawn } from 'node:child_process'
+import { extname, join } from 'node:path'
+import type { DescribedDevice } from './describe.ts'
+import { type ErrorReport, EXIT, Failure, interrupted } from './failure.ts'
+import { StateDirectory } from './state.ts'
+import type { ServeSpec } from './target.ts'
+
+export type ToServer = { type: 'serve'; spec: ServeSpec } | { type: 'accepted' }
+export type FromServer =
+  | { type: 'created'; id: number }
+  | { type: 'live'; device: DescribedDevice }
+  | { type: 'failed'; report: ErrorReport }
+
+/** Time for a server to bring its device live: the kernel takes milliseconds, a backend may have to connect somewhere. */
+const START_LIMIT_MS = 30_000
+/** A server that was told to stop ends itself within 2 s. */
+const END_LIMIT_MS = 2_000
+
+const SERVER = join(import.meta.dirname, '..', `server${extname(import.meta.filename)}`)
+
+/** Resolves when the device is live and its server needs this process no more. */
+export async function launch(spec: ServeSpec, signal: AbortSignal): Promise<DescribedDevice> {
+  // Own session and no terminal: it outlives this one. `/`: it must not keep a file system busy.
+  const child = spawn(process.execPath, [...process.execArgv, SERVER], {
+    detached: true,
+    cwd: '/',
+    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+  })
+  const conversation = new Conversation(child)
+  try {
+    const device = await conversation.untilLive(spec, signal)
+    await conversation.accept()
+    return device
+  } catch (error) {
+    await conversation.abandon()
+    throw error
+  }
+}
+
+class Conversation {
+  readonly #child: ChildProcess
+  readonly #live: Promise<DescribedDevice>
+  /** How it ended, when all that it said has been heard. */
+  readonly #ended: Promise<string>
+  /** The device that the server has and has not given back. */
+  #createdId: number | null = null
+
+  constructor(child: ChildProcess) {
+    this.#child = child
+    this.#live = new Promise((resolve, reject) => {
+      child.on('message', (message: FromServer) => {
+        if (message.type === 'created') this.#createdId = message.id
+        if (message.type === 'live') resolve(message.device)
+        if (message.type === 'failed') {
+          this.#createdId = null
+          reject(new Failure(message.report))
+        }
+      })
+    })
+    const heard = new Promise<void>((resolve) => child.once('disconnect', resolve))
+    this.#ended = new Promise((resolve) => {
+      child.once('error', (error) => resolve(error.message))
+      child.once('exit', (code, signal) => heard.then(() => resolve(signal === null ? `exit status ${code}` : signal)))
+    })
+  }
+
+  async untilLive(spec: ServeSpec, signal: AbortSignal): Promise<DescribedDevice> {
+    const late = AbortSignal.timeout(START_LIMIT_MS)
+    const whichever = Promise.race([
+      this.#live,
+      this.#ended.then((how) => Promise.reject(serverEnded(how))),
+      aborted(late).then(() => Promise.reject(notLiveInTime())),
+      aborted(signal).then(() => Promise.reject(interrupted(signal))),
+    ])
+    void this.#send({ type: 'serve', spec })
+    return whichever
+  }
+
+  /** From here on the server goes on by itself. */
+  async accept(): Promise<void> {
+    await this.#send({ type: 'accepted' })
+    this.#child.disconnect()
+    this.#child.unref()
+  }
+
+  /** Ends the server, and takes away what it leaves if it was killed. */
+  async abandon(): Promise<void> {
+    this.#child.kill('SIGTERM')
+    const kill = setTimeout(() => this.#child.kill('SIGKILL'), END_LIMIT_MS)
+    await this.#ended
+    clearTimeout(kill)
+    if (this.#createdId === null) return
+    const directory = StateDirectory.forUser()
+    // The number may be another server's by now.
+    if ((directory.read(this.#createdId)?.pid ?? this.#child.pid) !== this.#child.pid) return
+    const { deleteDevice } = await import('ublk')
+    await deleteDevice(this.#createdId).catch(() => undefined)
+    directory.remove(this.#createdId)
+  }
+
+  #send(message: ToServer): Promise<void> {
+    // A channel that is closed already shows as the end of the server.
+    return new Promise((resolve) => this.#child.send(message, () => resolve()))
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve()
+    else signal.addEventListener('abort', () => resolve(), { once: true })
+  })
+}
+
+function notLiveInTime(): Failure {
+  return new Failure({
+    code: 'ERR_UBLK_TIMEOUT',
+    message: `the device was not live after ${START_LIMIT_MS / 1000} s; its server was ended`,
+    hint: 'Run it with --foreground to see what it does.',
+    exitCode: EXIT.timedOut,
+  })
+}
+
+function serverEnded(how: string): Failure {
+  return new Failure({
+    code: 'ERR_UBLK_FAILED',
+    message: `the server ended before its device was live (${how})`,
+    hint: 'Run it with --foreground to see what it says.',
+    exitCode: EXIT.failed,
+  })
+}

@@ -1,0 +1,186 @@
+/**
+ * Serves one device in this process: the device, its record on disk and its socket, from start to end.
+ *
+ * Order of the start: add the device (the kernel gives N), socket, record, go live. A device that can be seen live has
+ * its record, and a server that is killed at any stage leaves what `ublk del N` needs.
+ * Order of the end: stop, remove socket and record, remove the device. N is free for others only after the last step,
+ * so nothing of theirs is ever removed.
+ */
+
+import type { Server as HttpServer } from 'node:http'
+import type { Device } from 'ublk'
+import { type DescribedDevice, toDescribed } from './describe.ts'
+import { interrupted } from './failure.ts'
+import { prometheusText } from './metrics.ts'
+import { ownIdentity } from './process.ts'
+import { type ServerState, StateDirectory } from './state.ts'
+import { listen } from './status-server.ts'
+import { deviceOptions, formatTarget, type ServeSpec, withFlagNames } from './target.ts'
+import { version } from './version.ts'
+
+/** How often the server of a stopped device looks whether another program has removed it. */
+const STOPPED_POLL_MS = 1_000
+
+export interface StartOptions {
+  /** Aborts the start: it rejects, and nothing is left behind. */
+  signal: AbortSignal
+  /** Called as soon as the device has its number, before it is live. */
+  onCreated?: (id: number) => void
+  /** Called with each error while the device is served; the one that ends it also comes as `ended`. */
+  onError?: (error: Error) => void
+}
+
+export class DeviceServer {
+  /** Resolves when the device is gone, whoever removed it: with the error that ended it, or null. Never rejects. */
+  readonly ended: Promise<Error | null>
+
+  readonly #device: Device
+  readonly #directory: StateDirectory
+  readonly #state: ServerState
+  #http: HttpServer | null = null
+  #lastError: Error | null = null
+  #closing: Promise<void> | null = null
+  #recordPoll: NodeJS.Timeout | null = null
+  readonly #patience = new AbortController()
+  #end!: (error: Error | null) => void
+
+  /** Adds the device and brings it live. */
+  static async start(spec: ServeSpec, { signal, onCreated, onError }: StartOptions): Promise<DeviceServer> {
+    const directory = StateDirectory.forUser()
+    directory.ensure()
+    const { Device } = await import('ublk')
+    try {
+      const device = await Device.create({ ...(await deviceOptions(spec)), closeOnSignal: false, signal })
+      onCreated?.(device.id)
+      const server = new DeviceServer(device, spec, directory, onError)
+      await server.#start(signal)
+      return server
+    } catch (error) {
+      throw signal.aborted ? interrupted(signal, error) : namedByFlags(error)
+    }
+  }
+
+  private constructor(device: Device, spec: ServeSpec, directory: StateDirectory, onError: StartOptions['onError']) {
+    this.#device = device
+    this.#directory = directory
+    this.#state = { version: version(), id: device.id, ...ownIdentity(), startedAt: new Date().toISOString(), spec }
+    this.ended = new Promise((resolve) => {
+      this.#end = resolve
+    })
+    device.on('error', (error) => {
+      this.#lastError = error
+      onError?.(error)
+    })
+    device.on('stop', () => this.#stopped())
+    device.on('close', () => this.#finish(this.#closing === null ? this.#lastError : null))
+    // An end of the process that nobody planned: the library removes the device, unless it is to be recovered.
+    process.once('exit', () => this.#withdraw({ keepsRecord: this.#isRecoverable }))
+  }
+
+  get id(): number {
+    return this.#state.id
+  }
+
+  get path(): string {
+    return this.#device.path
+  }
+
+  get #isRecoverable(): boolean {
+    return (this.#state.spec.device.recovery ?? 'off') !== 'off'
+  }
+
+  async describe(): Promise<DescribedDevice> {
+    return toDescribed(await this.#device.info(), this.#state, true, this.#directory)
+  }
+
+  /**
+   * Stops and removes the device, socket and record. Twice is the same as once.
+   * @param graceMs time for requests that a backend has not answered; then they fail. Default: their own time limit.
+   */
+  close({ graceMs }: { graceMs?: number } = {}): Promise<void> {
+    if (graceMs !== undefined) setTimeout(() => this.#patience.abort(), graceMs).unref()
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #start(signal: AbortSignal): Promise<void> {
+    try {
+      // The kernel has just given us N: what is there under this name belongs to a server that is gone.
+      this.#directory.remove(this.id)
+      this.#http = await listen(this.#directory.socketPath(this.id), {
+        info: () => this.describe(),
+        stats: async () => this.#stats(),
+        metrics: async () =>
+          prometheusText({
+            id: this.id,
+            size: this.#device.size,
+            target: formatTarget(this.#state.spec.target),
+            stats: this.#device.stats(),
+          }),
+        stop: () => this.close(),
+      })
+      this.#directory.write(this.#state)
+      await this.#device.start({ signal })
+    } catch (error) {
+      // The error that began it is the one to tell.
+      await this.close().catch(() => undefined)
+      throw error
+    }
+  }
+
+  async #close(): Promise<void> {
+    try {
+      // Out of patience the call rejects, and the stop goes on: `close` below waits for it.
+      await this.#device.stop({ signal: this.#patience.signal }).catch((error: Error) => {
+        if (error.name !== 'AbortError') throw error
+      })
+      this.#withdraw()
+      await this.#device.close()
+      this.#finish(null)
+    } catch (error) {
+      this.#finish(error as Error)
+      throw error
+    }
+  }
+
+  #stats(): object {
+    return { id: this.id, path: this.path, ...this.#device.stats() }
+  }
+
+  #stopped(): void {
+    if (this.#closing !== null || this.#device.state === 'closed') return
+    if (this.#device.state === 'dead') this.#watchRecord()
+    // Serving failed, and the kernel keeps the device for recovery by another server.
+    else this.#finish(this.#lastError ?? new Error(`device ${this.id} is ${this.#device.state}`))
+  }
+
+  /** The device was stopped from outside. Whoever did that may also remove it, and nothing tells us. */
+  #watchRecord(): void {
+    this.#recordPoll ??= setInterval(() => {
+      if (this.#device.state !== 'dead') return
+      this.#device.info().catch((error: { code?: string }) => {
+        if (error.code === 'ERR_UBLK_NO_DEVICE') void this.close().catch(() => undefined)
+      })
+    }, STOPPED_POLL_MS)
+  }
+
+  /** Takes socket and record away. Open connections live on, so that the answer to `POST /stop` gets out. */
+  #withdraw({ keepsRecord = false } = {}): void {
+    this.#http?.close()
+    this.#http = null
+    if (!keepsRecord && this.#directory.read(this.id)?.pid === process.pid) this.#directory.remove(this.id)
+  }
+
+  #finish(error: Error | null): void {
+    if (this.#recordPoll !== null) clearInterval(this.#recordPoll)
+    // With recovery a failed server leaves the device and its record for the next one.
+    this.#withdraw({ keepsRecord: error !== null && this.#isRecoverable })
+    this.#end(error)
+  }
+}
+
+/** The same error, in the words of the command line. */
+function namedByFlags(error: unknown): unknown {
+  if (error instanceof TypeError || error instanceof RangeError) error.message = withFlagNames(error.message)
+  return error
+}

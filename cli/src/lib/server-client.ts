@@ -1,0 +1,51 @@
+/** Asks the server of a device over its socket. */
+
+import { request } from 'node:http'
+import { type ErrorReport, EXIT, Failure } from './failure.ts'
+
+const DEFAULT_LIMIT_MS = 5_000
+
+/**
+ * One call. Resolves with the JSON answer, or null when nobody listens at `socketPath`.
+ * @throws the server's own error, or a Failure when there is no answer within `limitMs`
+ */
+export async function askServer<T>(
+  socketPath: string,
+  method: 'GET' | 'POST',
+  path: string,
+  limitMs = DEFAULT_LIMIT_MS,
+): Promise<T | null> {
+  try {
+    const { status, body } = await exchange(socketPath, method, path, limitMs)
+    const value = JSON.parse(body) as T & { error?: ErrorReport }
+    if (status !== 200 && value.error !== undefined) throw new Failure(value.error)
+    return value
+  } catch (error) {
+    if (['ENOENT', 'ECONNREFUSED'].includes((error as NodeJS.ErrnoException).code ?? '')) return null
+    throw error
+  }
+}
+
+function exchange(socketPath: string, method: string, path: string, limitMs: number): Promise<{ status: number; body: string }> {
+  return new Promise((resolve, reject) => {
+    const call = request({ socketPath, method, path, agent: false }, (response) => {
+      const chunks: Buffer[] = []
+      response.on('data', (chunk: Buffer) => chunks.push(chunk))
+      response.once('error', reject)
+      response.once('end', () => resolve({ status: response.statusCode ?? 0, body: Buffer.concat(chunks).toString('utf8') }))
+    })
+    const timer = setTimeout(() => call.destroy(noAnswer(socketPath, limitMs)), limitMs)
+    call.once('error', reject)
+    call.once('close', () => clearTimeout(timer))
+    call.end()
+  })
+}
+
+function noAnswer(socketPath: string, limitMs: number): Failure {
+  return new Failure({
+    code: 'ERR_UBLK_TIMEOUT',
+    message: `the server at ${socketPath} did not answer within ${limitMs} ms`,
+    hint: 'Its process may be stopped or very busy: end it with kill -9, then run `ublk del`.',
+    exitCode: EXIT.timedOut,
+  })
+}

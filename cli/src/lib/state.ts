@@ -1,0 +1,130 @@
+/**
+ * The state of served devices on disk: for device N the record `N.json` and the socket `N.sock` in one directory.
+ *
+ * The directory is 0700, the files are 0600. A record appears by rename, so a reader sees a whole one or none. It holds
+ * all that is needed to serve the device again. It may outlive its server (kill -9): `isRunning(state)` tells.
+ * Only the server of a device writes its record; a server that was given N by the kernel may replace whatever is there,
+ * for the kernel has one device N at a time.
+ */
+
+import {
+  chmodSync,
+  closeSync,
+  fsyncSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import { EXIT, Failure } from './failure.ts'
+import { isRunning, type ProcessIdentity } from './process.ts'
+import type { ServeSpec } from './target.ts'
+
+/** Content of `N.json`. */
+export interface ServerState extends ProcessIdentity {
+  /** Version of the program that wrote it. */
+  version: string
+  id: number
+  /** Date and time in ISO 8601. */
+  startedAt: string
+  /** What is served, and how. */
+  spec: ServeSpec
+}
+
+const DIRECTORY_MODE = 0o700
+const FILE_MODE = 0o600
+
+export class StateDirectory {
+  readonly path: string
+
+  constructor(path: string) {
+    this.path = path
+  }
+
+  /** Where this user's servers keep their state. */
+  static forUser(): StateDirectory {
+    if (process.geteuid?.() === 0) return new StateDirectory('/run/ublk')
+    return new StateDirectory(join(process.env.XDG_RUNTIME_DIR || `/run/user/${process.geteuid?.()}`, 'ublk'))
+  }
+
+  /** Makes the directory, or takes care that the one that is there is ours alone. */
+  ensure(): void {
+    try {
+      mkdirSync(this.path, { recursive: true, mode: DIRECTORY_MODE })
+      const { uid, mode } = lstatSync(this.path)
+      if (uid !== process.geteuid?.()) throw new Error(`it belongs to user ${uid}`)
+      if ((mode & 0o777) !== DIRECTORY_MODE) chmodSync(this.path, DIRECTORY_MODE)
+    } catch (error) {
+      throw new Failure(
+        {
+          code: 'ERR_UBLK_PERMISSION',
+          message: `the state directory ${this.path} cannot be used: ${(error as Error).message}`,
+          hint: 'Run as root, or set XDG_RUNTIME_DIR to a directory of your own.',
+          exitCode: EXIT.permission,
+        },
+        error,
+      )
+    }
+  }
+
+  socketPath(id: number): string {
+    return join(this.path, `${id}.sock`)
+  }
+
+  statePath(id: number): string {
+    return join(this.path, `${id}.json`)
+  }
+
+  write(state: ServerState): void {
+    const temporary = join(this.path, `.${state.id}.json`)
+    const fd = openSync(temporary, 'w', FILE_MODE)
+    try {
+      writeSync(fd, `${JSON.stringify(state)}\n`)
+      fsyncSync(fd)
+    } finally {
+      closeSync(fd)
+    }
+    renameSync(temporary, this.statePath(state.id))
+  }
+
+  /** The record of a device, or null when there is none that can be read. */
+  read(id: number): ServerState | null {
+    try {
+      const state = JSON.parse(readFileSync(this.statePath(id), 'utf8')) as ServerState
+      return state.id === id && Number.isInteger(state.pid) ? state : null
+    } catch {
+      return null
+    }
+  }
+
+  /** Numbers that have a record or a socket here, lowest first. */
+  ids(): number[] {
+    let names: string[]
+    try {
+      names = readdirSync(this.path)
+    } catch {
+      return []
+    }
+    const ids = names.map((name) => /^(\d+)\.(?:json|sock)$/.exec(name)?.[1]).filter((id) => id !== undefined)
+    return [...new Set(ids.map(Number))].sort((a, b) => a - b)
+  }
+
+  /** Removes record and socket. Returns whether there was one. */
+  remove(id: number): boolean {
+    const there = this.ids().includes(id)
+    rmSync(this.statePath(id), { force: true })
+    rmSync(this.socketPath(id), { force: true })
+    return there
+  }
+
+  /** The record of a device whose server runs, or null. */
+  readServed(id: number): ServerState | null {
+    const state = this.read(id)
+    return state !== null && isRunning(state) ? state : null
+  }
+}

@@ -1,0 +1,43 @@
+/**
+ * Entry of the server process: one device, detached from any terminal. Started by `lib/launch.ts`, which see for the
+ * conversation of the two. Ends with the device: on a stop signal, on `POST /stop`, or when another program removes it.
+ */
+
+import { EXIT, reportOf } from './lib/failure.ts'
+import type { FromServer, ToServer } from './lib/launch.ts'
+import { DeviceServer } from './lib/serve.ts'
+import { boundStop, STOP_GRACE_MS, stopSignals } from './lib/signals.ts'
+import { formatTarget, type ServeSpec } from './lib/target.ts'
+
+if (process.send === undefined) {
+  process.stderr.write('ublk: this file is started by `ublk add`\n')
+  process.exitCode = EXIT.usage
+} else {
+  const stopping = stopSignals()
+  boundStop(stopping.signal)
+  process.once('disconnect', () => stopping.abort('the end of its launcher'))
+  process.on('message', (message: ToServer) => {
+    if (message.type === 'serve') void serve(message.spec, stopping.signal)
+    if (message.type === 'accepted') process.removeAllListeners('disconnect')
+  })
+}
+
+async function serve(spec: ServeSpec, signal: AbortSignal): Promise<void> {
+  try {
+    const server = await DeviceServer.start(spec, { signal, onCreated: (id) => tell({ type: 'created', id }) })
+    process.title = `ublk: ${server.path} ${formatTarget(spec.target)}`
+    signal.addEventListener('abort', () => void server.close({ graceMs: STOP_GRACE_MS }).catch(() => undefined))
+    tell({ type: 'live', device: await server.describe() })
+    const error = await server.ended
+    process.exitCode = error === null ? EXIT.done : reportOf(error).exitCode
+  } catch (error) {
+    process.exitCode = reportOf(error).exitCode
+    tell({ type: 'failed', report: reportOf(error) })
+    if (process.connected) process.disconnect()
+  }
+}
+
+function tell(message: FromServer): void {
+  // Without a launcher there is nobody to tell; its end is handled where the channel closes.
+  if (process.connected) process.send?.(message, undefined, {}, () => undefined)
+}

@@ -1,0 +1,113 @@
+/** What the device tests share: root on a machine with ublk (in the VM), one test at a time. */
+
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import type { ExecutionContext } from 'ava'
+import type { ListedDevice } from '../../src/lib/describe.ts'
+import { type Outcome, ublk } from '../program.ts'
+
+export const STATE = '/run/ublk'
+
+/** A device made by `add ARGS…`, as `--json` tells it. */
+export async function add(t: ExecutionContext, ...args: string[]): Promise<ListedDevice & { server: { pid: number; socket: string } }> {
+  const { status, stdout, stderr } = await ublk(['add', ...args, '--json'])
+  t.is(status, 0, stdout + stderr)
+  return JSON.parse(stdout)
+}
+
+export async function list(t: ExecutionContext): Promise<ListedDevice[]> {
+  const { status, stdout, stderr } = await ublk(['list', '--json'])
+  t.is(status, 0, stdout + stderr)
+  return JSON.parse(stdout).devices
+}
+
+export async function del(t: ExecutionContext, ...args: string[]): Promise<void> {
+  const { status, stderr } = await ublk(['del', ...args])
+  t.is(status, 0, stderr)
+}
+
+/** Fails unless devices, servers, records and sockets are all gone; waits a little for what the kernel does by itself. */
+export async function assertNothingLeft(t: ExecutionContext, limitMs = 3_000): Promise<void> {
+  const deadline = performance.now() + limitMs
+  while (leftovers().length > 0 && performance.now() < deadline) await delay(50)
+  t.deepEqual(leftovers(), [])
+}
+
+export function leftovers(): string[] {
+  const nodes = readdirSync('/dev').filter((name) => /^ublk[bc]\d+$/.test(name))
+  const records = existsSync(STATE) ? readdirSync(STATE).map((name) => `${STATE}/${name}`) : []
+  return [...nodes, ...records, ...serverPids().map((pid) => `server ${pid}`)]
+}
+
+/** Processes that run the server's file. */
+export function serverPids(): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && /(\/cli\/(src|dist)\/server\.[tj]s|^ublk: )/.test(readText(`/proc/${name}/cmdline`)))
+    .map(Number)
+}
+
+/** /proc/PID/stat from field 3 on: state, parent, group, session, terminal, … */
+export function statFields(pid: number): string[] {
+  const stat = readText(`/proc/${pid}/stat`)
+  return stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+}
+
+export function isAlive(pid: number): boolean {
+  return /^State:\s+[^ZX]/m.test(readText(`/proc/${pid}/status`))
+}
+
+export function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
+}
+
+export async function waitUntil(what: string, condition: () => boolean | Promise<boolean>, limitMs = 10_000): Promise<void> {
+  const deadline = performance.now() + limitMs
+  while (!(await condition())) {
+    if (performance.now() > deadline) throw new Error(`not within ${limitMs} ms: ${what}`)
+    await delay(20)
+  }
+}
+
+export function delay(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms))
+}
+
+/** An error report on standard error: one sentence, at most one hint, nothing on standard output. */
+export function assertReport(t: ExecutionContext, outcome: Outcome, status: number, message: RegExp): void {
+  t.is(outcome.status, status, outcome.stdout + outcome.stderr)
+  t.is(outcome.stdout, '')
+  t.regex(outcome.stderr, /^ublk: [^\n]+\n(hint: [^\n]+\n)?$/)
+  t.regex(outcome.stderr, message)
+}
+
+/** The file beside a module that tells that it has come to the stage at which it stays. */
+export const REACHED = 'reached'
+
+const MARK = `import { writeFileSync } from 'node:fs'
+const mark = () => writeFileSync(new URL('${REACHED}', import.meta.url), '')
+`
+
+/** Backend modules, by what they do. */
+export const MODULES = {
+  memory: `
+    export default ({ size = '64M' }) => {
+      const data = Buffer.alloc(Number.parseInt(size) * 1024 * 1024)
+      return {
+        size,
+        read(buf, offset) { data.copy(buf, 0, offset, offset + buf.length) },
+        write(buf, offset) { buf.copy(data, offset) },
+      }
+    }`,
+  neverLoads: `${MARK}mark()\nawait new Promise(() => setInterval(() => {}, 1000))\nexport default { size: 4096, read() {} }`,
+  neverOpens: `${MARK}export default { size: '1M', open() { mark(); return new Promise(() => setInterval(() => {}, 1000)) }, read() {} }`,
+  neverAnswers: `${MARK}export default { size: '1M', read() { mark(); return new Promise(() => setInterval(() => {}, 1000)) } }`,
+  spins: `${MARK}export default { size: '1M', read() { mark(); for (;;); } }`,
+  doesNotParse: 'export default {{{',
+  throws: "throw new Error('no such bucket')",
+  hasNoRead: "export default { size: '1M', write() {} }",
+  hasNoSize: 'export default { read() {} }',
+  factoryThrows: "export default () => { throw new Error('no such key') }",
+} as const

@@ -1,0 +1,143 @@
+import { execFileSync } from 'node:child_process'
+import { join } from 'node:path'
+import test from 'ava'
+import { errorOf, temporaryDirectory, ublk } from '../program.ts'
+import { add, assertNothingLeft, assertReport, del, isAlive, leftovers, list, MODULES, waitUntil } from './device.ts'
+
+test.afterEach.always(async (t) => {
+  if (leftovers().length > 0) await ublk(['del', '--all'])
+  await assertNothingLeft(t)
+})
+
+const NOBODY = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--']
+
+test.serial('exit status 3: no such device', async (t) => {
+  for (const verb of ['info', 'stop', 'del', 'stats']) {
+    const outcome = await ublk([verb, '55'])
+    assertReport(t, outcome, 3, /55/)
+  }
+  t.like(errorOf(await ublk(['info', '55', '--json'])), { code: 'ERR_UBLK_NO_DEVICE', deviceId: 55, exitCode: 3 })
+})
+
+test.serial('exit status 4: no rights', async (t) => {
+  for (const args of [['list'], ['features'], ['add', 'null']]) assertReport(t, await ublk(args, { through: NOBODY }), 4, /./)
+  const doctor = await ublk(['doctor'], { through: NOBODY })
+  t.is(doctor.status, 4, doctor.stdout)
+  t.regex(doctor.stdout, /^fail +control: /m)
+})
+
+test.serial('exit status 5: the driver is not loaded', async (t) => {
+  execFileSync('modprobe', ['-r', 'ublk_drv'])
+  t.teardown(() => execFileSync('modprobe', ['ublk_drv']))
+  for (const args of [['list'], ['features'], ['add', 'null']]) assertReport(t, await ublk(args), 5, /./)
+  t.like(errorOf(await ublk(['add', 'null', '--json'])), { code: 'ERR_UBLK_DRIVER_MISSING', exitCode: 5 })
+  const doctor = await ublk(['doctor'])
+  t.is(doctor.status, 5, doctor.stdout)
+  t.regex(doctor.stdout, /modprobe ublk_drv/)
+})
+
+test.serial('exit status 6: a second server for the same number; the first goes on', async (t) => {
+  const { id, server } = await add(t, 'mem', '-s', '16M', '-n', '5')
+  assertReport(t, await ublk(['add', 'null', '-n', '5']), 6, /5/)
+  assertReport(t, await ublk(['add', 'null', '-n', '5', '--foreground']), 6, /5/)
+  t.like((await list(t))[0], { id, state: 'live', pid: server.pid, target: { type: 'mem' } })
+  t.like(JSON.parse((await ublk(['stats', '5', '--json'])).stdout), { id })
+  await del(t, '5')
+})
+
+test.serial('exit status 7: a server that does not get its device live in time', async (t) => {
+  const directory = temporaryDirectory({ 'slow.ts': MODULES.neverOpens })
+  t.teardown(directory.remove)
+  assertReport(t, await ublk(['add', './slow.ts'], { cwd: directory.path }), 7, /30 s/)
+})
+
+const FILES: [what: string, args: string[], message: RegExp][] = [
+  ['is missing', ['missing.img'], /missing\.img/],
+  ['is a directory', ['.'], /./],
+  ['would be made in no directory', ['no/such/disk.img', '--create', '-s', '1M'], /no\/such\/disk\.img/],
+  ['is made without a size', ['new.img', '--create'], /./],
+  ['is empty', ['empty.img'], /./],
+]
+
+for (const [what, args, message] of FILES) {
+  test.serial(`a file that ${what} is one clear line, nothing left`, async (t) => {
+    const directory = temporaryDirectory({ 'empty.img': '' })
+    t.teardown(directory.remove)
+    const outcome = await ublk(['add', 'file', ...args], { cwd: directory.path })
+    t.true(outcome.status === 1 || outcome.status === 2, outcome.stderr)
+    assertReport(t, outcome, outcome.status ?? 0, message)
+    await assertNothingLeft(t)
+  })
+}
+
+const BROKEN: [module: keyof typeof MODULES, message: RegExp][] = [
+  ['doesNotParse', /backend\.ts/],
+  ['throws', /no such bucket/],
+  ['hasNoRead', /read/],
+  ['hasNoSize', /size/],
+  ['factoryThrows', /no such key/],
+]
+
+for (const [module, message] of BROKEN) {
+  test.serial(`a module that ${module} is one clear line, nothing left`, async (t) => {
+    const directory = temporaryDirectory({ 'backend.ts': MODULES[module] })
+    t.teardown(directory.remove)
+    const outcome = await ublk(['add', './backend.ts'], { cwd: directory.path })
+    t.true(outcome.status === 1 || outcome.status === 2, outcome.stderr)
+    assertReport(t, outcome, outcome.status ?? 0, message)
+    await assertNothingLeft(t)
+  })
+}
+
+test.serial('a module that may not be read is one clear line', async (t) => {
+  const directory = temporaryDirectory({ 'backend.ts': MODULES.memory })
+  t.teardown(directory.remove)
+  execFileSync('chmod', ['755', directory.path])
+  execFileSync('chmod', ['000', join(directory.path, 'backend.ts')])
+  const outcome = await ublk(['add', './backend.ts', '--foreground'], { cwd: directory.path, through: NOBODY })
+  t.not(outcome.status, 0)
+  t.regex(outcome.stderr, /^ublk: [^\n]+\n(hint: [^\n]+\n)?$/)
+})
+
+test.serial('kill -9 of the server: list shows what is left, del removes device, record and socket', async (t) => {
+  const { id, path, server } = await add(t, 'mem', '-s', '16M')
+  process.kill(server.pid, 'SIGKILL')
+  await waitUntil('the device is dead', async () => (await list(t))[0]?.state === 'dead', 30_000)
+  t.deepEqual((await list(t))[0]?.target, { type: 'mem' })
+  assertReport(t, await ublk(['stats', String(id)]), 1, /no server/)
+  t.regex((await ublk(['doctor'])).stdout, new RegExp(`^warn +leftover: device ${id} is dead`, 'm'))
+  await del(t, path)
+  await assertNothingLeft(t)
+})
+
+test.serial('kill -9 of the server with -r: quiesced, and del removes it', async (t) => {
+  const { id, server } = await add(t, 'mem', '-s', '16M', '-r')
+  process.kill(server.pid, 'SIGKILL')
+  await waitUntil('the device is quiesced', async () => (await list(t))[0]?.state === 'quiesced', 30_000)
+  await del(t, String(id))
+  await assertNothingLeft(t)
+})
+
+test.serial('a record without a device is told by doctor, and removed by del, with 3', async (t) => {
+  const { id, server } = await add(t, 'mem', '-s', '16M')
+  process.kill(server.pid, 'SIGKILL')
+  execFileSync(process.execPath, ['-e', `import('ublk').then(({ deleteDevice }) => deleteDevice(${id}))`], {
+    cwd: join(import.meta.dirname, '..', '..'),
+  })
+  t.regex((await ublk(['doctor'])).stdout, new RegExp(`^warn +leftover: /run/ublk/${id}\\.json `, 'm'))
+  assertReport(t, await ublk(['del', String(id)]), 3, /record .* removed/)
+  await assertNothingLeft(t)
+})
+
+test.serial('the number of a killed server can be served again: its record and socket are replaced', async (t) => {
+  const first = await add(t, 'mem', '-s', '16M', '-n', '3')
+  process.kill(first.server.pid, 'SIGKILL')
+  execFileSync(process.execPath, ['-e', "import('ublk').then(({ deleteDevice }) => deleteDevice(3))"], {
+    cwd: join(import.meta.dirname, '..', '..'),
+  })
+  const second = await add(t, 'null', '-n', '3')
+  t.true(isAlive(second.server.pid))
+  t.like(JSON.parse((await ublk(['stats', '3', '--json'])).stdout), { id: 3 })
+  t.like((await list(t))[0], { id: 3, target: { type: 'null' } })
+  await del(t, '3')
+})

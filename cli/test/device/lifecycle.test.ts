@@ -1,0 +1,240 @@
+import { execFileSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { existsSync, readdirSync, readlinkSync, statSync } from 'node:fs'
+import { request } from 'node:http'
+import { join } from 'node:path'
+import test, { type ExecutionContext } from 'ava'
+import { temporaryDirectory, ublk } from '../program.ts'
+import {
+  add,
+  assertNothingLeft,
+  assertReport,
+  del,
+  isAlive,
+  leftovers,
+  list,
+  MODULES,
+  readText,
+  STATE,
+  serverPids,
+  statFields,
+  waitUntil,
+} from './device.ts'
+
+const MIB = 1024 * 1024
+
+test.afterEach.always(async (t) => {
+  if (leftovers().length > 0) await ublk(['del', '--all'])
+  await assertNothingLeft(t)
+})
+
+/** Writes through the page cache to the device, and reads it back from the device. */
+function checkData(t: ExecutionContext, path: string): void {
+  const data = randomBytes(MIB)
+  execFileSync('dd', [`of=${path}`, 'bs=128k', 'oflag=direct', 'iflag=fullblock', 'status=none'], { input: data })
+  const back = execFileSync('dd', [`if=${path}`, 'bs=128k', 'count=8', 'iflag=direct', 'status=none'], { maxBuffer: 2 * MIB })
+  t.true(back.equals(data))
+}
+
+test.serial('add prints the path alone; list, info and stats show the device; del takes it away', async (t) => {
+  const added = await ublk(['add', 'mem', '--size', '64M', '-q', '2', '-d', '32', '--max-io', '64K', '--block-size', '4096', '-n', '7'])
+  t.is(added.status, 0, added.stderr)
+  t.is(added.stderr, '')
+  t.is(added.stdout, '/dev/ublkb7\n')
+  t.true(statSync('/dev/ublkb7').isBlockDevice())
+  checkData(t, '/dev/ublkb7')
+
+  const [device] = await list(t)
+  const { flags, pid, ...fixed } = device ?? t.fail()
+  t.deepEqual(Object.keys(device ?? {}), [
+    ...['id', 'path', 'charPath', 'state', 'size', 'logicalBlockSize', 'physicalBlockSize', 'queues', 'depth', 'maxIoBytes', 'pid'],
+    ...['readOnly', 'flags', 'target'],
+  ])
+  t.deepEqual(fixed, {
+    id: 7,
+    path: '/dev/ublkb7',
+    charPath: '/dev/ublkc7',
+    state: 'live',
+    size: 64 * MIB,
+    logicalBlockSize: 4096,
+    physicalBlockSize: 4096,
+    queues: 2,
+    depth: 32,
+    maxIoBytes: 64 * 1024,
+    readOnly: false,
+    target: { type: 'mem' },
+  })
+  t.true(isAlive(pid))
+  t.true(flags.includes('CMD_IOCTL_ENCODE'))
+
+  const text = await ublk(['list'])
+  t.regex(text.stdout, /^ID +PATH +STATE +SIZE +QUEUES +DEPTH +PID +TARGET\n/)
+  t.regex(text.stdout, new RegExp(`^ *7 +/dev/ublkb7 +live +64MiB +2 +32 +${pid} +mem$`, 'm'))
+
+  const info = await ublk(['info', '/dev/ublkb7'])
+  t.regex(info.stdout, /^path +\/dev\/ublkb7$/m)
+  t.regex(info.stdout, new RegExp(`^server +${pid}, version `, 'm'))
+  const described = JSON.parse((await ublk(['info', '7', '--json'])).stdout)
+  t.like(described, { id: 7, target: { type: 'mem' }, server: { pid, running: true, socket: `${STATE}/7.sock`, recovery: 'off' } })
+  t.deepEqual(JSON.parse((await ublk(['info', '--json'])).stdout), { devices: [described] })
+
+  const stats = JSON.parse((await ublk(['stats', '7', '--json'])).stdout)
+  t.is(stats.id, 7)
+  t.true(stats.operations.write.bytes >= MIB)
+  t.true(stats.operations.read.requests >= 8)
+  const { p50, p99, p999, max } = stats.operations.read.latency
+  t.true(0 < p50 && p50 <= p99 && p99 <= p999 && p999 <= max * 1.1, JSON.stringify(stats.operations.read))
+  t.regex((await ublk(['stats'])).stdout, /^write +\d+ +\S+MiB +0 +\d/m)
+
+  await del(t, '7')
+  t.false(existsSync('/dev/ublkb7'))
+  t.false(isAlive(pid))
+  t.deepEqual(readdirSync(STATE), [])
+  t.deepEqual(await list(t), [])
+})
+
+test.serial('the server is detached, and its record and socket are private', async (t) => {
+  const { id, server } = await add(t, 'mem', '-s', '16M')
+  t.is(Number(statFields(server.pid)[3]), server.pid, 'not the leader of its session')
+  t.is(readlinkSync(`/proc/${server.pid}/cwd`), '/')
+  for (const fd of [0, 1, 2]) t.is(readlinkSync(`/proc/${server.pid}/fd/${fd}`), '/dev/null')
+  t.is(statSync(STATE).mode & 0o777, 0o700)
+  t.is(statSync(server.socket).mode & 0o777, 0o600)
+  t.is(statSync(join(STATE, `${id}.json`)).mode & 0o777, 0o600)
+  t.like(JSON.parse(readText(join(STATE, `${id}.json`))), {
+    id,
+    pid: server.pid,
+    spec: { target: { type: 'mem' }, device: { size: '16M' } },
+  })
+  await del(t, String(id))
+})
+
+test.serial('null needs no size, stores nothing', async (t) => {
+  const { id, path, size, target } = await add(t, 'null')
+  t.is(size, 250 * 1024 * MIB)
+  t.deepEqual(target, { type: 'null' })
+  execFileSync('dd', ['if=/dev/zero', `of=${path}`, 'bs=128k', 'count=8', 'oflag=direct', 'status=none'])
+  await del(t, String(id))
+})
+
+test.serial('file: made on request, its size is the device’s, the data is in it', async (t) => {
+  const directory = temporaryDirectory()
+  t.teardown(directory.remove)
+  const first = await add(t, 'file', join(directory.path, 'disk.img'), '--create', '-s', '16M')
+  t.is(first.size, 16 * MIB)
+  t.deepEqual(first.target, { type: 'file', path: join(directory.path, 'disk.img'), direct: false, create: true })
+  const data = randomBytes(MIB)
+  execFileSync('dd', [`of=${first.path}`, 'bs=1M', 'oflag=direct', 'iflag=fullblock', 'status=none'], { input: data })
+  await del(t, first.path)
+  const { stdout } = await ublk(['add', 'file', 'disk.img', '--read-only', '--json'], { cwd: directory.path })
+  const second = JSON.parse(stdout)
+  t.like(second, { size: 16 * MIB, readOnly: true })
+  const back = execFileSync('dd', [`if=${second.path}`, 'bs=1M', 'count=1', 'status=none'], { maxBuffer: 2 * MIB })
+  t.true(back.equals(data))
+  await del(t, second.path)
+})
+
+test.serial('a module serves, and gets its options', async (t) => {
+  const directory = temporaryDirectory({ 'backend.ts': MODULES.memory })
+  t.teardown(directory.remove)
+  const { stdout, stderr, status } = await ublk(['add', './backend.ts', '--set', 'size=8M', '--json'], { cwd: directory.path })
+  t.is(status, 0, stdout + stderr)
+  const { path, size, target } = JSON.parse(stdout)
+  t.is(size, 8 * MIB)
+  t.deepEqual(target, { type: 'module', path: join(directory.path, 'backend.ts'), options: { size: '8M' } })
+  checkData(t, path)
+  await del(t, path)
+})
+
+test.serial('stop: the block device goes, the record and its server stay until del', async (t) => {
+  const { id, path, server } = await add(t, 'mem', '-s', '16M')
+  const stopped = await ublk(['stop', path])
+  t.is(stopped.status, 0, stopped.stderr)
+  await waitUntil('the block device is gone', () => !existsSync(path))
+  t.like((await list(t))[0], { id, state: 'dead', target: { type: 'mem' } })
+  t.true(isAlive(server.pid))
+  await del(t, String(id))
+  t.false(isAlive(server.pid))
+})
+
+test.serial('the server goes when another program removes its device', async (t) => {
+  const { id, server } = await add(t, 'mem', '-s', '16M')
+  execFileSync(process.execPath, ['-e', `import('ublk').then(({ deleteDevice }) => deleteDevice(${id}))`], {
+    cwd: join(import.meta.dirname, '..', '..'),
+  })
+  await waitUntil('the server has ended', () => !isAlive(server.pid))
+  await assertNothingLeft(t)
+})
+
+test.serial('del takes several, and --all; --async does not wait', async (t) => {
+  for (const id of ['1', '2', '3', '4']) await add(t, 'null', '-n', id)
+  t.deepEqual(JSON.parse((await ublk(['del', '1', '2', '2', '--json'])).stdout), { deleted: [1, 2] })
+  t.deepEqual(JSON.parse((await ublk(['del', '4', '--async', '--json'])).stdout), { deleted: [4] })
+  await waitUntil('device 4 is gone', () => !existsSync('/dev/ublkc4'))
+  t.deepEqual(JSON.parse((await ublk(['del', '--all', '--json'])).stdout), { deleted: [3] })
+  t.deepEqual(serverPids(), [])
+})
+
+test.serial('del goes on after a device that is not there, and fails with 3', async (t) => {
+  await add(t, 'null', '-n', '2')
+  assertReport(t, await ublk(['del', '1', '2']), 3, /device 1 does not exist/)
+  await assertNothingLeft(t)
+})
+
+test.serial('del does not wait for those who hold the device open; it goes when they let go', async (t) => {
+  const { id, path, server } = await add(t, 'mem', '-s', '16M')
+  const holder = execFileSync('sh', ['-c', `sleep 600 <${path} >/dev/null 2>&1 & echo $!`], { encoding: 'utf8' }).trim()
+  await del(t, String(id))
+  t.false(isAlive(server.pid))
+  process.kill(Number(holder))
+  await assertNothingLeft(t)
+})
+
+test.serial('the socket answers metrics, stats, info and stop', async (t) => {
+  const { id, server } = await add(t, 'mem', '-s', '16M')
+  const metrics = await call(server.socket, 'GET', '/metrics')
+  t.is(metrics.type, 'text/plain; version=0.0.4; charset=utf-8')
+  t.regex(metrics.body, new RegExp(`^ublk_requests_total\\{device="${id}",op="read"\\} \\d+$`, 'm'))
+  t.is(JSON.parse((await call(server.socket, 'GET', '/info')).body).id, id)
+  t.is(JSON.parse((await call(server.socket, 'GET', '/stats')).body).inFlight, 0)
+  t.is((await call(server.socket, 'POST', '/stop')).body, '{"stopped":true}\n')
+  await waitUntil('the server has ended', () => !isAlive(server.pid))
+})
+
+test.serial('features in text and JSON', async (t) => {
+  const { stdout } = await ublk(['features', '--json'])
+  const { mask, flags } = JSON.parse(stdout)
+  t.regex(mask, /^0x[0-9a-f]+$/)
+  t.like(flags[0], { bit: '0x1', name: 'UBLK_F_SUPPORT_ZERO_COPY' })
+  const sum = flags.reduce((bits: bigint, { bit, here }: { bit: string; here: boolean }) => (here ? bits | BigInt(bit) : bits), 0n)
+  t.is(sum & BigInt(mask), sum)
+  t.regex((await ublk(['features'])).stdout, new RegExp(`^mask ${mask}\nFEATURE +BIT +HERE\n`))
+})
+
+test.serial('doctor is content with a machine that can serve', async (t) => {
+  const { status, stdout } = await ublk(['doctor', '--json'])
+  t.is(status, 0, stdout)
+  const { ok, checks } = JSON.parse(stdout)
+  t.true(ok)
+  t.deepEqual(
+    checks.filter(({ status }: { status: string }) => status === 'fail'),
+    [],
+  )
+  t.is((await ublk(['doctor'])).status, 0)
+})
+
+function call(socketPath: string, method: string, path: string): Promise<{ body: string; type: string | undefined }> {
+  return new Promise((resolve, reject) => {
+    const sent = request({ socketPath, method, path, agent: false }, async (response) => {
+      const body = Buffer.concat(await response.toArray()).toString('utf8')
+      resolve({ body, type: response.headers['content-type'] })
+    })
+    sent.once('error', reject).end()
+  })
+}
+
+test.serial('list and stats without devices', async (t) => {
+  t.deepEqual(await list(t), [])
+  t.deepEqual(JSON.parse((await ublk(['stats', '--json'])).stdout), { devices: [] })
+  t.deepEqual(JSON.parse((await ublk(['info', '--json'])).stdout), { devices: [] })
+})

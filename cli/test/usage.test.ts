@@ -1,0 +1,77 @@
+import test from 'ava'
+import { errorOf, temporaryDirectory, ublk } from './program.ts'
+
+/** Wrong arguments, and what the message must name. */
+const CASES: [args: string[], message: RegExp][] = [
+  [['nonsense'], /nonsense/],
+  [['list', '--bogus'], /--bogus/],
+  [['list', 'stray'], /stray/],
+  [['add'], /TARGET/],
+  [['add', 'ram'], /"ram"/],
+  [['add', 'mem'], /--size/],
+  [['add', 'mem', '--size', '12Q'], /--size .*'12Q'/],
+  [['add', 'mem', '--size', '1000'], /--size .*512.*1000/],
+  [['add', 'mem', '-s', '1G', '-q', '0'], /--queues .*from 1 to 4096, got 0/],
+  [['add', 'mem', '-s', '1G', '-d', '4097'], /--depth .*4097/],
+  [['add', 'mem', '-s', '1G', '-q', 'two'], /--queues .*two/],
+  [['add', 'mem', '-s', '1G', '-n', 'x'], /"x"/],
+  [['add', 'mem', '-s', '1G', '--block-size', '100'], /--block-size .*100/],
+  [['add', 'mem', '-s', '1G', '--max-io', '3'], /--max-io .*'3'/],
+  [['add', 'mem', '-s', '1G', '--recovery', 'maybe'], /--recovery.*maybe.*reissue/],
+  [['add', 'mem', '-s', '1G', '-r', '--recovery', 'off'], /recovery/],
+  [['add', 'mem', '-s', '1G', '--data-path', 'fast'], /--data-path.*fast/],
+  [['add', 'mem', '-s', '1G', '--timeout', 'soon'], /--timeout soon/],
+  [['add', 'mem', '-s', '1G', '--timeout', '50s'], /--timeout .*50000/],
+  [['add', 'mem', '-s', '1G', '--direct'], /--direct .*mem/],
+  [['add', 'mem', '-s', '1G', '--create'], /--create .*mem/],
+  [['add', 'mem', '-s', '1G', '--set', 'a=b'], /--set .*mem/],
+  [['add', 'mem', '-s', '1G', '--foreground', '--run', 'true'], /--?foreground|--?run/],
+  [['add', 'mem', 'disk.img', '-s', '1G'], /disk\.img/],
+  [['add', 'file'], /path/],
+  [['add', 'file', 'a', 'b'], /b/],
+  [['info', 'x'], /"x"/],
+  [['info', '-1'], /-1/],
+  [['stats', '/dev/sda'], /"\/dev\/sda"/],
+  [['stop'], /id/],
+  [['stop', '1', '2'], /2/],
+  [['del'], /--all/],
+  [['del', '1', '--all'], /--all/],
+  [['del', 'ublkb1'], /"ublkb1"/],
+]
+
+for (const [args, message] of CASES) {
+  test.serial(`exit status 2 and one clear line: ublk ${args.join(' ')}`, async (t) => {
+    const [text, json] = await Promise.all([ublk(args), ublk([...args, '--json'])])
+    t.is(text.status, 2, text.stderr)
+    t.is(text.stdout, '')
+    t.regex(text.stderr, /^ublk: [^\n]+\n(hint: [^\n]+\n)?$/)
+    t.regex(text.stderr, message)
+    t.is(json.status, 2)
+    t.is(json.stderr, '')
+    const error = errorOf(json)
+    t.is(error.exitCode, 2)
+    t.regex(error.code, /^ERR_(UBLK_USAGE|INVALID_ARG_|OUT_OF_RANGE)/)
+    t.true(text.stderr.startsWith(`ublk: ${error.message}\n`))
+    t.true('hint' in error)
+  })
+}
+
+test.serial('a missing module is one line with its path, exit status 1', async (t) => {
+  const { status, stderr } = await ublk(['add', './missing.ts'], { cwd: '/tmp' })
+  t.is(status, 1)
+  t.regex(stderr, /^ublk: there is no module \/tmp\/missing\.ts\nhint: /)
+})
+
+test.serial('--set takes key=value only', async (t) => {
+  const directory = temporaryDirectory({ 'backend.ts': 'export default { size: 4096, read() {} }' })
+  t.teardown(directory.remove)
+  const { status, stderr } = await ublk(['add', './backend.ts', '--set', 'a=1', '--set', 'word'], { cwd: directory.path })
+  t.is(status, 2)
+  t.regex(stderr, /--set word/)
+})
+
+test.serial('stack traces appear with DEBUG=ublk only', async (t) => {
+  const args = ['del']
+  t.notRegex((await ublk(args)).stderr, /^ {4}at /m)
+  t.regex((await ublk(args, { env: { DEBUG: 'ublk' } })).stderr, /^ {4}at /m)
+})
