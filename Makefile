@@ -1,0 +1,145 @@
+# Every command a person types. `make help` lists them. What a target needs, it sets up first; stamps make the second run cheap.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Tools and scripts run under the project's own Node 24 (node_modules/.bin/node), whatever the system has. cargo may be the one that
+# scripts/debian-rust brings where the system's is too old, or where rustup puts it.
+RUST_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ublk-rust/usr/bin
+export PATH := $(CURDIR)/node_modules/.bin:$(RUST_CACHE):$(PATH):$(HOME)/.cargo/bin
+
+ARCH := $(subst aarch64,arm64,$(subst x86_64,x64,$(shell uname -m)))
+LIBC := $(if $(wildcard /lib/ld-musl-*),musl,gnu)
+ADDON := native/ublk.linux-$(ARCH)-$(LIBC).node
+SETUP := node_modules/.setup-done
+DIST := dist/index.js
+CLI_DIST := cli/dist/index.js
+
+RUST_FILES := $(shell find crates -name '*.rs' -o -name Cargo.toml 2>/dev/null) Cargo.toml Cargo.lock
+SRC_FILES := $(shell find src -name '*.ts' 2>/dev/null)
+CLI_FILES := $(shell find cli/src -name '*.ts' 2>/dev/null)
+# Arguments for a command: make test ARGS='--only lint'
+ARGS ?=
+
+ifneq ($(shell uname -s),Linux)
+ifneq ($(filter-out help,$(or $(MAKECMDGOALS),help)),)
+$(error ublk is a Linux driver. On macOS work in a Linux machine: `brew install lima`, `limactl start template://debian`, then `limactl shell debian` and the same command there)
+endif
+endif
+
+##@ Start here
+.PHONY: help
+help: ## list the commands
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: build ## show the main job end to end: devices from TypeScript, Rust memory and a file
+	@scripts/demo $(ARGS)
+
+.PHONY: setup
+setup: $(SETUP) ## bring what this machine lacks (every command below does it by itself)
+	@:
+
+$(SETUP): scripts/setup scripts/packages vm/packages package.json cli/package.json tools/nodes/package.json package-lock.json
+	@scripts/setup
+	@touch $@
+
+##@ Build
+.PHONY: build
+build: $(ADDON) $(DIST) $(CLI_DIST) ## the addon (optimised), the library and the CLI, for this machine
+
+$(ADDON): $(RUST_FILES) | $(SETUP)
+	@cargo build --release -p ublk-node
+	@mkdir -p $(@D)
+	@# By rename: a process may have the old file mapped.
+	@cp target/release/libublk_node.so $@.new && mv $@.new $@
+
+$(DIST): $(SRC_FILES) tsconfig.base.json tsconfig.build.json | $(SETUP)
+	@rm -rf dist && tsc -p tsconfig.build.json && touch $@
+
+$(CLI_DIST): $(CLI_FILES) $(DIST) tsconfig.base.json cli/tsconfig.build.json | $(SETUP)
+	@rm -rf cli/dist && tsc -p cli/tsconfig.build.json && touch $@
+
+.PHONY: all
+all: build lint test ## build, lint and test
+
+.PHONY: clean
+clean: ## remove what the build made (not node_modules, not the VM images)
+	rm -rf target native dist cli/dist coverage npm
+
+##@ Check
+.PHONY: fmt
+fmt: $(SETUP) ## format Rust and TypeScript
+	@cargo fmt --all
+	@biome check --write
+
+.PHONY: lint
+lint: $(SETUP) ## formats, clippy, biome, types, shell scripts, direction of dependencies
+	@scripts/lint
+
+.PHONY: check
+check: $(SETUP) ## types only, Rust and TypeScript: the quick answer while writing
+	@cargo check --workspace --all-targets
+	@tsc -p tsconfig.json
+
+.PHONY: test-unit
+test-unit: build ## tests that need no kernel driver
+	@scripts/test --tag unit $(ARGS)
+
+.PHONY: test-vm
+test-vm: build ## tests on real kernels in the VM
+	@scripts/test --tag vm $(ARGS)
+
+.PHONY: test
+test: build ## every test; the last line is "N passed, N failed"
+	@scripts/test $(ARGS)
+
+.PHONY: caged
+caged: build ## tests on a Node.js that refuses external buffers, as Electron does
+	@scripts/test --tag caged $(ARGS)
+
+.PHONY: verify
+verify: build ## every test at full length, stress included
+	@scripts/test --full $(ARGS)
+
+##@ Virtual machine
+.PHONY: vm-shell
+vm-shell: build ## a root shell on a real kernel with this checkout: make vm-shell ARGS='--kernel 6.12'
+	@vm/run $(ARGS) --shell
+
+.PHONY: vm-simple-e2e
+vm-simple-e2e: build ## the shortest end-to-end test on a real kernel
+	@scripts/test --tag simple-e2e $(ARGS)
+
+.PHONY: vm-e2e
+vm-e2e: build ## all end-to-end tests on real kernels
+	@scripts/test --tag e2e $(ARGS)
+
+.PHONY: vm-stress
+vm-stress: build ## kill, stop and delete under load, many times
+	@scripts/test --full --tag stress $(ARGS)
+
+##@ Speed
+.PHONY: bench
+bench: build ## our own figures, in the VM, as docs/performance.md lists them
+	@bench/run $(ARGS)
+
+.PHONY: vm-benchmark
+vm-benchmark: bench ## the same as bench
+
+.PHONY: vm-compare
+vm-compare: build ## side by side with kublk, rublk, go-ublk, loop and null_blk in one boot
+	@bench/run --compare $(ARGS)
+
+##@ Release
+.PHONY: build-release
+build-release: build ## npm packages for this machine, in target/packages
+	@node scripts/pack.ts
+
+.PHONY: prebuilds
+prebuilds: $(SETUP) ## addons for x64 and arm64, glibc and musl, in target/prebuilds
+	@scripts/prebuilds $(ARGS)

@@ -1,0 +1,165 @@
+/**
+ * Runs the suites of scripts/suites.ts one after the other and goes on after a failure. Each suite's output goes to
+ * target/test-logs; here it gets one line. The last line is `N passed, N failed`, the sum over all suites.
+ * Exit status: 0 all passed, 1 something failed, 2 usage.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
+import path from 'node:path'
+import process from 'node:process'
+import { parseArgs } from 'node:util'
+import { type Counts, judge, readCounts } from './counts.ts'
+import { type Suite, suites } from './suites.ts'
+
+const root = path.resolve(import.meta.dirname, '..')
+const logDirectory = 'target/test-logs'
+/** Time between SIGTERM and SIGKILL: enough for vm/run to end its VM. */
+const killGraceMs = 10_000
+const shownLogLines = 40
+
+const help = `Usage: scripts/test [--only NAME]… [--tag TAG]… [--full] [--list]
+  --only NAME  this suite only (repeatable)
+  --tag TAG    suites with this tag only (repeatable)
+  --full       also the suites that are too long for \`make test\`
+  --list       show the suites and stop`
+
+interface Outcome {
+  suite: Suite
+  counts: Counts
+  /** Why it failed, for people; empty when it did not. */
+  reason: string
+  logPath: string
+}
+
+function usageError(message: string): never {
+  console.error(`${message}\n${help}`)
+  process.exit(2)
+}
+
+function readArguments(): { only: string[]; tags: string[]; full: boolean; list: boolean } {
+  try {
+    const { values } = parseArgs({
+      options: {
+        only: { type: 'string', multiple: true, default: [] },
+        tag: { type: 'string', multiple: true, default: [] },
+        full: { type: 'boolean', default: false },
+        list: { type: 'boolean', default: false },
+        help: { type: 'boolean', short: 'h', default: false },
+      },
+    })
+    if (values.help) {
+      console.log(help)
+      process.exit(0)
+    }
+    return { only: values.only, tags: values.tag, full: values.full, list: values.list }
+  } catch (error) {
+    usageError(`scripts/test: ${(error as Error).message}`)
+  }
+}
+
+function select(only: string[], tags: string[], full: boolean): Suite[] {
+  const unknown = only.find((name) => !suites.some((suite) => suite.name === name))
+  if (unknown !== undefined) usageError(`scripts/test: no suite is called "${unknown}"; --list shows them`)
+  const chosen = suites.filter(
+    (suite) =>
+      (only.length === 0 || only.includes(suite.name)) &&
+      (tags.length === 0 || suite.tags.some((tag) => tags.includes(tag))) &&
+      (full || only.includes(suite.name) || !suite.fullOnly),
+  )
+  if (chosen.length === 0) usageError(`scripts/test: no suite has the tag "${tags.join('" or "')}"; --list shows them`)
+  return chosen
+}
+
+let running: ChildProcess | undefined
+
+/** Ends the running suite with everything it started: each runs in a process group of its own. */
+function endSuite(): void {
+  const child = running
+  const send = (signal: NodeJS.Signals): void => {
+    if (child?.pid !== undefined && child.exitCode === null && child.signalCode === null) process.kill(-child.pid, signal)
+  }
+  send('SIGTERM')
+  setTimeout(send, killGraceMs, 'SIGKILL').unref()
+}
+
+/** Runs a suite's command; resolves with why it ended badly, or with an empty string. */
+function runCommand(suite: Suite, logDescriptor: number): Promise<string> {
+  return new Promise((resolve) => {
+    const [program, ...parameters] = suite.command as [string, ...string[]]
+    const child = spawn(program, parameters, { cwd: root, detached: true, stdio: ['ignore', logDescriptor, logDescriptor] })
+    running = child
+    let timedOut = false
+    const limit = setTimeout(() => {
+      timedOut = true
+      endSuite()
+    }, suite.timeoutSeconds * 1000)
+    child.once('error', (error) => {
+      clearTimeout(limit)
+      resolve(`could not be started: ${error.message}`)
+    })
+    child.once('exit', (status, signal) => {
+      clearTimeout(limit)
+      if (timedOut) resolve(`still running after ${suite.timeoutSeconds} s`)
+      else if (signal !== null) resolve(`ended by ${signal}`)
+      else resolve(status === 0 ? '' : `exit status ${status}`)
+    })
+  })
+}
+
+async function runSuite(suite: Suite): Promise<Outcome> {
+  const logPath = path.join(logDirectory, `${suite.name.replaceAll(/[^\w.-]+/g, '-')}.log`)
+  const logDescriptor = openSync(path.join(root, logPath), 'w')
+  if (process.stdout.isTTY) process.stdout.write(`      ${suite.name} …`)
+  const startedMs = performance.now()
+  const badEnd = await runCommand(suite, logDescriptor)
+  closeSync(logDescriptor)
+  const seconds = ((performance.now() - startedMs) / 1000).toFixed(1)
+
+  const told = readCounts(readFileSync(path.join(root, logPath), 'utf8'), suite.counts)
+  const counts = judge(told, badEnd === '')
+  const reason = badEnd || (told.failed > 0 ? `${told.failed} failed` : counts.failed > 0 ? 'ran no test' : '')
+  const mark = reason === '' ? 'ok   ' : 'FAIL '
+  if (process.stdout.isTTY) process.stdout.write('\r\u001B[K')
+  console.log(`${mark} ${suite.name.padEnd(28)} ${`${counts.passed} passed, ${counts.failed} failed`.padEnd(26)} ${seconds.padStart(7)} s`)
+  return { suite, counts, reason, logPath }
+}
+
+function showFailures(outcomes: Outcome[]): void {
+  for (const { suite, reason, logPath } of outcomes) {
+    if (reason === '') continue
+    const lines = readFileSync(path.join(root, logPath), 'utf8').trimEnd().split('\n').slice(-shownLogLines)
+    console.log(`\n--- ${suite.name}: ${reason}; the end of ${logPath}:`)
+    for (const line of lines) console.log(`    ${line}`)
+  }
+  const failed = outcomes.filter(({ reason }) => reason !== '')
+  if (failed.length > 0) console.log('\nFailed:')
+  for (const { suite, reason, logPath } of failed) console.log(`  ${suite.name}: ${reason} (${logPath})`)
+}
+
+const { only, tags, full, list } = readArguments()
+const chosen = select(only, tags, full)
+if (list) {
+  for (const suite of chosen) console.log(`${suite.name.padEnd(28)} ${suite.tags.join(', ').padEnd(20)} ${suite.command.join(' ')}`)
+  process.exit(0)
+}
+let interruptedBy: 'SIGINT' | 'SIGTERM' | undefined
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    interruptedBy = signal
+    endSuite()
+  })
+}
+mkdirSync(path.join(root, logDirectory), { recursive: true })
+const outcomes: Outcome[] = []
+for (const suite of chosen) {
+  outcomes.push(await runSuite(suite))
+  if (interruptedBy !== undefined) {
+    console.error(`scripts/test: ended by ${interruptedBy}`)
+    process.exit(interruptedBy === 'SIGINT' ? 130 : 143)
+  }
+}
+showFailures(outcomes)
+const passed = outcomes.reduce((sum, { counts }) => sum + counts.passed, 0)
+const failed = outcomes.reduce((sum, { counts }) => sum + counts.failed, 0)
+console.log(`${passed} passed, ${failed} failed`)
+process.exitCode = failed > 0 ? 1 : 0

@@ -1,0 +1,90 @@
+/**
+ * The table of test suites: what `make test` runs, in this order. To add a suite, add an entry.
+ *
+ * Commands run from the checkout's root, under Node 24, with no standard input. A suite must say how many tests passed
+ * and failed; one that ran none has failed.
+ */
+
+/** How a suite tells its counts: see scripts/counts.ts. */
+export type CountFormat = 'cargo' | 'tap' | 'closing-line'
+
+export interface Suite {
+  /** Unique; also the name of its log, target/test-logs/NAME.log. */
+  name: string
+  command: string[]
+  counts: CountFormat
+  /** `unit` needs no driver, `vm` boots real kernels; others pick a group for a command of the Makefile. */
+  tags: Array<'unit' | 'vm' | 'simple-e2e' | 'e2e' | 'stress' | 'caged'>
+  /** Limit for the whole suite. */
+  timeoutSeconds: number
+  /** Too long for `make test`: runs in `make verify` only. */
+  fullOnly?: boolean
+}
+
+/** Kernels that every device suite runs on. */
+const kernels = ['6.12', '6.18', '7.2']
+
+/** The oldest and the newest of them, for suites that take long. */
+const endKernels = ['6.12', '7.2']
+/** Files of test/device and the time each may take in the emulated machine. */
+const deviceTests = { data: 900, filesystem: 600, powercut: 300, life: 600 }
+
+/** The Node.js releases that the package supports. */
+const nodes = ['22', '24', '26']
+
+const ava = (glob: string): string[] => ['ava', '--tap', glob]
+/** Time that `vm/run` has beyond its own limit to end the machine. */
+const vmGraceSeconds = 60
+
+/** Tests of ava in one boot, one file after the other: devices are the machine's, not a process's. */
+const vmSuite = (name: string, glob: string, limitSeconds: number, options: string[] = []): Suite => ({
+  name,
+  command: ['vm/run', ...options, '--timeout', String(limitSeconds), '--', 'node_modules/.bin/ava', '--tap', '--concurrency=1', glob],
+  counts: 'tap',
+  tags: ['vm', 'e2e'],
+  timeoutSeconds: limitSeconds + vmGraceSeconds,
+})
+
+export const suites: Suite[] = [
+  { name: 'lint', command: ['scripts/lint'], counts: 'closing-line', tags: ['unit'], timeoutSeconds: 900 },
+  { name: 'scripts', command: ava('scripts/**/*.test.ts'), counts: 'tap', tags: ['unit'], timeoutSeconds: 120 },
+  { name: 'uapi', command: ['cargo', 'test', '-p', 'ublk-uapi'], counts: 'cargo', tags: ['unit'], timeoutSeconds: 600 },
+  {
+    name: 'rust',
+    command: ['cargo', 'test', '--workspace', '--exclude', 'ublk-uapi'],
+    counts: 'cargo',
+    tags: ['unit'],
+    timeoutSeconds: 900,
+  },
+  { name: 'typescript', command: ava('test/unit/**/*.test.ts'), counts: 'tap', tags: ['unit'], timeoutSeconds: 300 },
+  { name: 'cli', command: ava('cli/test/*.test.ts'), counts: 'tap', tags: ['unit'], timeoutSeconds: 300 },
+  { name: 'packages', command: ['scripts/check-packages'], counts: 'closing-line', tags: ['unit'], timeoutSeconds: 300 },
+  ...kernels.map(
+    (kernel): Suite => ({
+      name: `rust on ${kernel}`,
+      command: ['test/rust-on-kernel', kernel],
+      counts: 'cargo',
+      tags: ['vm', 'e2e'],
+      timeoutSeconds: 600,
+    }),
+  ),
+  ...endKernels.flatMap((kernel) =>
+    Object.entries(deviceTests).map(([name, limitSeconds]) =>
+      vmSuite(`${name} on ${kernel}`, `test/device/${name}.test.ts`, limitSeconds, ['--kernel', kernel]),
+    ),
+  ),
+  ...nodes.map((node) => vmSuite(`boundary on Node ${node}`, 'test/boundary/boundary.test.ts', 600, ['--node', node])),
+  { ...vmSuite('growth', 'test/boundary/growth.test.ts', 600), tags: ['vm', 'stress'] },
+  {
+    ...vmSuite('growth, 1000 devices', 'test/boundary/growth.test.ts', 1800, ['--env', 'UBLK_CYCLES=1000']),
+    tags: ['vm', 'stress'],
+    fullOnly: true,
+  },
+  vmSuite('cli on 7.2', 'cli/test/device/{lifecycle,failures}.test.ts', 900),
+  vmSuite('cli signals on 7.2', 'cli/test/device/signals.test.ts', 900),
+  vmSuite('examples', 'test/examples/*.test.ts', 1200),
+  { name: 'errors', command: ['test/errors/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 900 },
+  { name: 'install', command: ['test/install/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 500 },
+  { name: 'caged', command: ['test/caged/run'], counts: 'tap', tags: ['vm', 'e2e', 'caged'], timeoutSeconds: 700 },
+  { name: 'vm harness', command: ['vm/test.sh'], counts: 'closing-line', tags: ['vm'], timeoutSeconds: 1200 },
+]
