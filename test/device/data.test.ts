@@ -1,0 +1,72 @@
+/**
+ * Data through every kind of backend, block size and queue count: fio writes checksummed blocks of 4 KiB to 4 MiB, aligned and not, up to
+ * the last sector of a device whose size fits nothing, and reads them back.
+ */
+import path from 'node:path'
+import test from 'ava'
+import { type DeviceOptions, file, memory, worker } from '../../src/index.ts'
+import { fioVerify, memoryBackend, withDevice, withDirectory } from './support.ts'
+
+const MIB = 1 << 20
+/** Odd on purpose: the last request of any size is cut off. */
+const sizeFor = (blockSize: number): number => 48 * MIB + 3 * blockSize
+
+type MakeBackend = (sizeBytes: number, directory: string) => DeviceOptions['backend']
+const sharedMemory = (options: object) => (sizeBytes: number) =>
+  worker(new URL('./shared-memory-backend.ts', import.meta.url), { options: { store: new SharedArrayBuffer(sizeBytes), ...options } })
+
+const backends: Record<string, MakeBackend> = {
+  mem: (size) => memory({ size }),
+  'file buffered': (size, directory) => file({ path: path.join(directory, 'image'), size, create: true }),
+  'file direct': (size, directory) => file({ path: path.join(directory, 'image'), size, create: true, direct: true }),
+  'js main': (size) => memoryBackend(size),
+  'js worker sync': sharedMemory({ sync: true }),
+  'js worker': sharedMemory({}),
+  'js worker async': sharedMemory({ later: true }),
+}
+
+for (const [name, makeBackend] of Object.entries(backends)) {
+  for (const blockSize of [512, 4096]) {
+    for (const queues of [1, 2]) {
+      test.serial(`${name}, ${blockSize}-byte blocks, ${queues} queue(s): every byte comes back`, async (t) => {
+        t.timeout(240_000)
+        const size = sizeFor(blockSize)
+        await withDirectory((directory) =>
+          withDevice({ backend: makeBackend(size, directory), blockSize, queues, depth: 32, maxIoBytes: '1MiB' }, async (device) => {
+            t.is(device.size, size)
+            await fioVerify(device.path, { blockSize: '4k', jobs: queues, sizeBytes: 4 * MIB })
+            await fioVerify(device.path, { blockSize: '4m', jobs: queues, sizeBytes: 24 * MIB })
+            await fioVerify(device.path, { blockSize: `${blockSize}-1m`, sizeBytes: size })
+            const { operations } = device.stats()
+            t.true(operations.write.requests > 0)
+            t.true(Object.values(operations).every(({ errors }) => errors === 0))
+          }),
+        )
+      })
+    }
+  }
+}
+
+test.serial('zero-copy memory: every byte comes back', async (t) => {
+  const size = sizeFor(512)
+  await withDevice({ backend: memory({ size }), dataPath: 'auto-zero-copy' }, async (device) => {
+    await fioVerify(device.path, { blockSize: '512-1m', sizeBytes: size })
+    t.true(['auto-zero-copy', 'copy'].includes(device.dataPath))
+  })
+})
+
+for (const depth of [1, 4096]) {
+  test.serial(`depth ${depth}: every byte comes back`, async (t) => {
+    await withDevice({ backend: memory({ size: 16 * MIB }), depth, maxIoBytes: 4096 }, async (device) => {
+      await fioVerify(device.path, { blockSize: '4k-64k', sizeBytes: 16 * MIB })
+      t.is((await device.info()).depth, depth)
+    })
+  })
+}
+
+test.serial('requests of 32 MiB: every byte comes back', async (t) => {
+  await withDevice({ backend: memory({ size: 96 * MIB }), depth: 4, maxIoBytes: '32MiB' }, async (device) => {
+    await fioVerify(device.path, { blockSize: '32m', sizeBytes: 96 * MIB })
+    t.is((await device.info()).maxIoBytes, 32 * MIB)
+  })
+})
