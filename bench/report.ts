@@ -1,0 +1,149 @@
+/**
+ * Prints what bench/measure.ts found, as Markdown tables: each figure with its floor, then every contestant in every job.
+ *
+ *   node bench/report.ts [--write DOCUMENT] RESULTS
+ *
+ * `--write` puts the tables between the markers of the document. A figure is the median of its rounds.
+ */
+import { readFileSync, writeFileSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { type ComparedFigure, type Figure, figures, type Measure, type Side, type SingleFigure } from './figures.ts'
+import type { Job } from './fio.ts'
+import type { Results, Run } from './results.ts'
+
+const BEGIN = '<!-- figures: written by bench/run --write-docs -->'
+const END = '<!-- end of figures -->'
+/** A ratio this close to its floor is on it: rounds of one boot differ by as much. */
+const NOISE = 0.01
+const FLOOR_HEAD = ['figure', 'ours', 'peer', 'ours / peer', 'floor', 'holds']
+
+const { values: options, positionals } = parseArgs({ options: { write: { type: 'string' } }, allowPositionals: true })
+const results = JSON.parse(readFileSync(positionals[0] ?? '/dev/stdin', 'utf8')) as Results
+
+const text = [environment(), table(FLOOR_HEAD, figures.flatMap(row)), sideBySide()].join('\n\n')
+console.log(text)
+if (options.write !== undefined) writeBetweenMarkers(options.write, text)
+
+function row(figure: Figure): string[][] {
+  return figure.kind === 'compared' ? comparedRow(figure) : singleRow(figure)
+}
+
+function comparedRow({ title, measure, ours, peer, floor }: ComparedFigure): string[][] {
+  const our = median(valuesOf(ours, measure))
+  const their = median(valuesOf(peer, measure))
+  if (our === null) return []
+  const name = ours.contestant === peer.contestant ? '' : ` (${peer.contestant})`
+  if (their === null && results.missing[peer.contestant] === undefined) return []
+  if (their === null) return [[title, show(our, measure), `not available${name}`, '', '', '']]
+  const sides = [title, show(our, measure), show(their, measure) + name]
+  if ('atMostMore' in floor) {
+    const more = our - their
+    return [
+      [...sides, `${more >= 0 ? '+' : ''}${more.toFixed(1)} µs`, `≤ +${floor.atMostMore} µs`, more <= floor.atMostMore ? 'yes' : 'no'],
+    ]
+  }
+  const ratio = our / their
+  const shown = ratio.toFixed(3)
+  if ('none' in floor) return [[...sides, shown, '', '']]
+  if ('atLeastTimes' in floor) return [[...sides, shown, `≥ ${floor.atLeastTimes.toFixed(2)}`, verdict(ratio / floor.atLeastTimes)]]
+  return [[...sides, shown, `≤ ${floor.atMostTimes.toFixed(2)}`, verdict(floor.atMostTimes / ratio)]]
+}
+
+/** `score` is 1 on the floor, more above it. */
+function verdict(score: number): string {
+  if (score >= 1) return 'yes'
+  const short = `${((1 - score) * 100).toFixed(1)} % short`
+  return 1 - score <= NOISE ? `within the noise (${short})` : `**no**, ${short}`
+}
+
+function singleRow(figure: SingleFigure): string[][] {
+  const value = singleValue(figure)
+  if (value === null) return []
+  const shown = `${figure.value === 'createToLive' ? value.toFixed(2) : value.toFixed(1)} ${figure.unit}`.trim()
+  return [[figure.title, shown, '', '', `≤ ${figure.atMost} ${figure.unit}`.trim(), value <= figure.atMost ? 'yes' : '**no**']]
+}
+
+function singleValue({ value }: SingleFigure): number | null {
+  if (value === 'createToLive') return median(results.createToLive)
+  if (results.idle.length === 0) return null
+  if (value === 'idleWakeUps') return Math.max(...results.idle.map(({ wakeUpsPerSecond }) => wakeUpsPerSecond))
+  const servers = results.idle.filter(({ contestant }) => contestant.startsWith('JS'))
+  return Math.max(...servers.map(({ residentBytes }) => residentBytes)) / 1e6
+}
+
+function sideBySide(): string {
+  const names = [...new Set(results.runs.map(({ contestant }) => contestant))]
+  const columns: Array<[head: string, job: Job, measure: Measure]> = [
+    ['4K read QD64', 'read-4k-qd64', 'rate'],
+    ['4K write QD64', 'write-4k-qd64', 'rate'],
+    ['4K read QD1', 'read-4k-qd1', 'microsecondsPerRequest'],
+    ['server CPU, QD64', 'read-4k-qd64', 'serverNanosecondsPerRequest'],
+    ['server CPU, QD1', 'read-4k-qd1', 'serverNanosecondsPerRequest'],
+    ['128K read QD16', 'read-128k-qd16', 'bytesPerSecond'],
+    ['128K write QD16', 'write-128k-qd16', 'bytesPerSecond'],
+  ]
+  const rows = names.map((contestant) => [
+    contestant,
+    ...columns.map(([, job, measure]) => {
+      const value = median(valuesOf({ contestant, job }, measure))
+      return value === null ? '' : show(value, measure)
+    }),
+    enters(contestant),
+  ])
+  const missing = Object.entries(results.missing).map(([name, why]) => `Not available: ${name}: ${why}.`)
+  return [table(['contestant', ...columns.map(([head]) => head), 'enters per request, QD64'], rows), ...missing].join('\n\n')
+}
+
+function enters(contestant: string): string {
+  const runs = results.runs.filter((run) => run.contestant === contestant && run.job === 'read-4k-qd64')
+  const value = median(runs.flatMap(({ entersPerRequest }) => entersPerRequest ?? []))
+  return value === null ? '' : value.toFixed(3)
+}
+
+function environment(): string {
+  const { kernel, node, fio, seconds, rounds, size } = results.environment
+  return `Linux ${kernel}, Node.js ${node}, ${fio}; devices of ${size}, ${seconds} counted seconds a job, median of ${rounds} rounds.`
+}
+
+function valuesOf({ contestant, job }: Side, measure: Measure): number[] {
+  const runs = results.runs.filter((run) => run.contestant === contestant && run.job === job)
+  return runs.flatMap((run) => readingOf(run, measure) ?? [])
+}
+
+function readingOf(run: Run, measure: Measure): number | null {
+  // fio's own mean latency leaves out part of the way; what passes between two requests is all of it.
+  if (measure === 'microsecondsPerRequest') return 1e6 / run.rate
+  return run[measure]
+}
+
+function median(values: number[]): number | null {
+  if (values.length === 0) return null
+  const sorted = values.toSorted((a, b) => a - b)
+  const middle = sorted.length >> 1
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+}
+
+function show(value: number, measure: Measure): string {
+  switch (measure) {
+    case 'rate':
+      return `${(value / 1000).toFixed(1)}k`
+    case 'bytesPerSecond':
+      return `${(value / 1e6).toFixed(0)} MB/s`
+    case 'microsecondsPerRequest':
+      return `${value.toFixed(1)} µs`
+    case 'serverNanosecondsPerRequest':
+      return `${(value / 1000).toFixed(2)} µs`
+  }
+}
+
+function table(head: string[], rows: string[][]): string {
+  const line = (cells: string[]): string => `| ${cells.join(' | ')} |`
+  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
+}
+
+function writeBetweenMarkers(document: string, content: string): void {
+  const [before, rest] = readFileSync(document, 'utf8').split(BEGIN)
+  const after = rest?.split(END)[1]
+  if (before === undefined || after === undefined) throw new Error(`${document} lacks the markers "${BEGIN}" and "${END}"`)
+  writeFileSync(document, `${before}${BEGIN}\n\n${content}\n\n${END}${after}`)
+}
