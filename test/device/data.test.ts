@@ -5,7 +5,7 @@
 import path from 'node:path'
 import test from 'ava'
 import { type DeviceOptions, file, memory, worker } from '../../src/index.ts'
-import { fioVerify, memoryBackend, withDevice, withDirectory } from './support.ts'
+import { fioVerify, memoryBackend, run, until, withDevice, withDirectory } from './support.ts'
 
 const MIB = 1 << 20
 /** Odd on purpose: the last request of any size is cut off. */
@@ -45,6 +45,23 @@ for (const [name, makeBackend] of Object.entries(backends)) {
       })
     }
   }
+}
+
+for (const name of ['js main', 'js worker sync', 'js worker'] as const) {
+  test.serial(`${name}: an idle device gives the memory of its buffers back, and loses nothing`, async (t) => {
+    const size = 32 * MIB
+    const backend = (backends[name] as MakeBackend)(size, '')
+    await withDevice({ backend, depth: 32, maxIoBytes: '1MiB' }, async (device) => {
+      const md5 = async () => (await run('sh', '-c', `dd if=${device.path} bs=1M iflag=direct status=none | md5sum`)).trim()
+      // 16 requests at a time: as many MiB of buffers.
+      await fioVerify(device.path, { blockSize: '1m', sizeBytes: size })
+      const written = await md5()
+      const busy = process.memoryUsage.rss()
+      await until(() => process.memoryUsage.rss() < busy - 8 * MIB)
+      t.is(await md5(), written)
+      await fioVerify(device.path, { blockSize: '4k-1m', sizeBytes: size })
+    })
+  })
 }
 
 test.serial('zero-copy memory: every byte comes back', async (t) => {

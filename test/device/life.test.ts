@@ -11,7 +11,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import { createDevice, Device, type DeviceOptions, deleteDevice, listDevices, memory, nullTarget, worker } from '../../src/index.ts'
 import { TRAP_OFFSET } from '../boundary/trap-backend.ts'
-import { memoryBackend, run, withDevice } from './support.ts'
+import { memoryBackend, run, until, withDevice } from './support.ts'
 
 const MIB = 1 << 20
 
@@ -24,15 +24,6 @@ async function within<T>(t: ExecutionContext, limitMs: number, work: Promise<T>)
   const took = performance.now() - started
   t.true(took < limitMs, `took ${Math.round(took)} ms, more than ${limitMs}`)
   return value
-}
-
-/** Waits for what the kernel or another thread does in its own time. */
-async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 5000
-  while (!(await holds())) {
-    if (Date.now() > deadline) throw new Error(`not within 5 s: ${holds}`)
-    await delay(10)
-  }
 }
 
 const readFirstByte = (path: string): Promise<number> => readAt(path, 0)

@@ -7,16 +7,27 @@ import { execFile } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { createDevice, type Device, type DeviceOptions, listDevices } from '../../src/index.ts'
 
 const execute = promisify(execFile)
 const PROGRAM_LIMIT_MS = 120_000
+const UNTIL_LIMIT_MS = 10_000
 
 /** Runs a program; rejects with its output when it fails or takes too long. */
 export async function run(program: string, ...args: Array<string | number>): Promise<string> {
   const { stdout } = await execute(program, args.map(String), { timeout: PROGRAM_LIMIT_MS, maxBuffer: 64 << 20 })
   return stdout
+}
+
+/** Waits for what the kernel or another thread does in its own time. */
+export async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = Date.now() + UNTIL_LIMIT_MS
+  while (!(await holds())) {
+    if (Date.now() > deadline) throw new Error(`not within ${UNTIL_LIMIT_MS} ms: ${holds}`)
+    await delay(10)
+  }
 }
 
 /** Serves a device while `use` runs; afterwards it is closed and the kernel lists it no more. */

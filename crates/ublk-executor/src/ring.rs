@@ -91,6 +91,8 @@ pub struct Ring<S: squeue::EntryMarker = squeue::Entry> {
     enter_flags: u32,
     enters: u64,
     completions: u64,
+    /// Completions appear in turns only (DEFER_TASKRUN).
+    is_deferred: bool,
     /// Unregister before closing.
     gives_back: bool,
     not_send: PhantomData<*const ()>,
@@ -102,13 +104,13 @@ impl<S: squeue::EntryMarker> Ring<S> {
     /// # Errors
     /// [`RingError`]: io_uring disabled, no memory, or another kernel answer.
     pub fn new(options: RingOptions) -> Result<Ring<S>, RingError> {
-        let io = build(options)?;
+        let (io, is_deferred) = build(options)?;
         let (enter_fd, enter_flags) = match register_ring_fd(io.as_raw_fd()) {
             Some(index) => (index, ENTER_REGISTERED_RING),
             None => (io.as_raw_fd(), 0),
         };
-        let mut ring =
-            Ring { io, enter_fd, enter_flags, enters: 0, completions: 0, gives_back: true, not_send: PhantomData };
+        let (enters, completions, gives_back, not_send) = (0, 0, true, PhantomData);
+        let mut ring = Ring { io, enter_fd, enter_flags, enters, completions, is_deferred, gives_back, not_send };
         // An unknown enter flag is EINVAL before anything else happens: that is the probe.
         if ring.enter(0, 0, ENTER_GETEVENTS | ENTER_NO_IOWAIT, None).is_ok() {
             ring.enter_flags |= ENTER_NO_IOWAIT;
@@ -173,6 +175,12 @@ impl<S: squeue::EntryMarker> Ring<S> {
         }
         drop(queue);
         self.completions += (batch.len() - before) as u64;
+    }
+
+    /// True when nothing is left to submit or to reap, and nothing can complete before the next turn. Always false on kernels without
+    /// DEFER_TASKRUN (before 6.1).
+    pub fn is_quiet(&mut self) -> bool {
+        self.is_deferred && self.io.submission().is_empty() && self.io.completion().is_empty()
     }
 
     /// True when completions wait to be reaped, or the kernel has some that a turn would bring.
@@ -274,7 +282,8 @@ impl<S: squeue::EntryMarker> Drop for Ring<S> {
 }
 
 /// Sets of set-up flags, newest first: SINGLE_ISSUER with DEFER_TASKRUN (6.1) and NO_SQARRAY (6.6) down to none (5.1).
-fn build<S: squeue::EntryMarker>(options: RingOptions) -> Result<IoUring<S, cqueue::Entry>, RingError> {
+/// With it, whether completions are deferred to turns.
+fn build<S: squeue::EntryMarker>(options: RingOptions) -> Result<(IoUring<S, cqueue::Entry>, bool), RingError> {
     let mut refused = None;
     for level in (0..=3).rev() {
         let mut builder = IoUring::<S, cqueue::Entry>::builder();
@@ -289,7 +298,7 @@ fn build<S: squeue::EntryMarker>(options: RingOptions) -> Result<IoUring<S, cque
             builder.setup_no_sqarray();
         }
         match builder.build(options.submissions) {
-            Ok(io) => return Ok(io),
+            Ok(io) => return Ok((io, level >= 2)),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = Some(error),
             Err(error) => return Err(setup_error(error, options)),
         }

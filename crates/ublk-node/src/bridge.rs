@@ -191,7 +191,7 @@ impl Bridge {
     fn take_events(&mut self) -> Result<u32, End> {
         let not_taken = self.request_head.wrapping_sub(self.memory().load(layout::REQUEST_TAIL));
         let room = (self.memory().capacity() as u32).saturating_sub(not_taken);
-        let mut published = 0;
+        let (mut published, mut was_woken) = (0, false);
         while let Some(event) = self.queue.next_event() {
             match event {
                 Event::Request(tag) if self.is_failing => {
@@ -209,8 +209,12 @@ impl Bridge {
                     let source = std::io::Error::from_raw_os_error(-errno);
                     return Err(self.broken(&format!("the driver refused a command for tag {tag}: {source}")));
                 }
-                Event::Aborted(_) | Event::Woken | Event::NeedData(_) | Event::Backing { .. } => {}
+                Event::Woken => was_woken = true,
+                Event::Aborted(_) | Event::NeedData(_) | Event::Backing { .. } => {}
             }
+        }
+        if was_woken {
+            self.rest();
         }
         if published > 0 {
             self.memory().store(layout::REQUEST_HEAD, self.request_head as i32);
@@ -219,6 +223,14 @@ impl Bridge {
             watchdog::requests_published();
         }
         Ok(published)
+    }
+
+    /// After a time without requests: the slots take memory only while they hold data. Data comes in only while this thread is in the ring.
+    #[cold]
+    fn rest(&mut self) {
+        if self.shared.may_rest.swap(false, Ordering::AcqRel) && self.queue.holds_no_data() {
+            self.memory().give_back();
+        }
     }
 
     #[inline]

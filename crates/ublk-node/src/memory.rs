@@ -94,8 +94,8 @@ impl QueueMemory {
         unsafe { BufferAddress::new((self.slab + slot as usize * self.slot_bytes) as u64) }
     }
 
-    /// Gives the pages of the slab back to the system once no ring uses them; V8 frees a SharedArrayBuffer much later. A handler that still
-    /// holds a view reads zeroes: its view ended with its request.
+    /// Gives the pages of the slab back to the system while no request's data is in it, or no ring uses it any more: V8 frees a
+    /// SharedArrayBuffer much later. A handler that still holds a view reads zeroes: its view ended with its request.
     pub(crate) fn give_back(&self) {
         let start: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(self.slab);
         // SAFETY: whole pages inside the slab, which the owner's reference keeps mapped (module header); anonymous memory, so that they read

@@ -40,6 +40,8 @@ pub(crate) struct SharedQueue {
     pub(crate) activity: AtomicU32,
     /// Set by the watchdog, cleared by the owner: a request is past its deadline.
     pub(crate) is_overdue: AtomicBool,
+    /// Set by the watchdog, cleared by the owner: there were no requests for a while.
+    pub(crate) may_rest: AtomicBool,
     pub(crate) deadline_ticks: u64,
     pub(crate) deadline: Duration,
     pub(crate) session: Weak<Session>,
@@ -66,6 +68,7 @@ impl SharedQueue {
             started_ticks: (0..depth).map(|_| AtomicU64::new(0)).collect(),
             activity: AtomicU32::new(0),
             is_overdue: AtomicBool::new(false),
+            may_rest: AtomicBool::new(false),
             deadline_ticks: (deadline_ns / ublk_executor::clock::nanoseconds_per_tick()) as u64,
             deadline,
             session,

@@ -1,7 +1,8 @@
 //! Keeps the deadlines of requests that JavaScript has: one thread per process, for all queues.
 //!
 //! It only looks and kicks: the queue's owner answers, for nobody else may commit. An owner that does not react is blocked in a synchronous
-//! handler, which JavaScript is told. While no queue has requests the thread sleeps without a timer; a queue that gets busy wakes it.
+//! handler, which JavaScript is told. While no queue has requests the thread sleeps without a timer; a queue that gets busy wakes it. Before
+//! it sleeps it tells the queues that were busy to rest: they give the memory of their buffers back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError, Weak};
@@ -31,6 +32,8 @@ struct Watched {
     last_activity: u32,
     kicked: Option<Instant>,
     is_told: bool,
+    /// Had requests since it was told to rest.
+    is_awake: bool,
 }
 
 /// Begins to watch a queue.
@@ -41,7 +44,7 @@ pub(crate) fn watch(queue: &Arc<SharedQueue>) {
         let _ = std::thread::Builder::new().name("ublk-watchdog".into()).spawn(run);
     });
     let last_activity = queue.activity.load(Ordering::Relaxed);
-    watched().push(Watched { queue: Arc::downgrade(queue), last_activity, kicked: None, is_told: false });
+    watched().push(Watched { queue: Arc::downgrade(queue), last_activity, kicked: None, is_told: false, is_awake: false });
 }
 
 /// Ends it.
@@ -68,7 +71,7 @@ fn run() {
     loop {
         IS_ASLEEP.store(true, Ordering::Relaxed);
         store_load_fence();
-        while !watched.iter().any(Watched::is_busy) {
+        while !watched.iter().any(Watched::has_news) {
             watched = BUSY.wait(watched).unwrap_or_else(PoisonError::into_inner);
         }
         IS_ASLEEP.store(false, Ordering::Relaxed);
@@ -83,12 +86,26 @@ fn run() {
                 is_active |= queue.look(now_ticks);
             }
         }
+        watched.iter_mut().for_each(Watched::rest);
     }
 }
 
 impl Watched {
-    fn is_busy(&self) -> bool {
-        self.queue.upgrade().is_some_and(|queue| queue.is_busy())
+    /// Also a request that was answered meanwhile: else each quick one would come here to wake a thread that sleeps on.
+    fn has_news(&self) -> bool {
+        let is_news = |queue: Arc<SharedQueue>| {
+            queue.activity.load(Ordering::Relaxed) != self.last_activity || queue.is_busy()
+        };
+        self.queue.upgrade().is_some_and(is_news)
+    }
+
+    fn rest(&mut self) {
+        if let Some(queue) = self.queue.upgrade()
+            && std::mem::take(&mut self.is_awake)
+        {
+            queue.may_rest.store(true, Ordering::Release);
+            queue.wake();
+        }
     }
 
     fn round(&self) -> Duration {
@@ -121,6 +138,7 @@ impl Watched {
         }
         let activity = queue.activity.load(Ordering::Relaxed);
         let was_active = std::mem::replace(&mut self.last_activity, activity) != activity;
+        self.is_awake |= was_active;
         was_active || queue.is_busy()
     }
 }

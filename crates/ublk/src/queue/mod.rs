@@ -262,6 +262,12 @@ impl Queue {
         })
     }
 
+    /// True while no buffer of this queue holds a request's data, and none gets any before the next turn: no request is with the server, or
+    /// on its way to it or back.
+    pub fn holds_no_data(&mut self) -> bool {
+        self.with_server == 0 && self.backing == 0 && self.next_in_batch == self.batch.len() && self.ring.is_quiet()
+    }
+
     /// True when a turn would bring something at once.
     pub fn has_work(&mut self) -> bool {
         self.ring.has_work()
