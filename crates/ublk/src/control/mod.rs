@@ -34,14 +34,14 @@ pub enum Deletion {
     WhenReleased,
 }
 
-/// Handle of the process's control thread; the thread ends with the last handle.
+/// Handle of the process's control plane. Its thread ends when it has had nothing to do for a second.
 #[derive(Clone)]
 pub struct Control {
     thread: Arc<ControlThread>,
 }
 
 impl Control {
-    /// Opens `/dev/ublk-control` and starts the thread, or joins the one that runs.
+    /// Opens `/dev/ublk-control` and starts the thread, or takes those that are there.
     ///
     /// # Errors
     /// [`Error::DriverMissing`], [`Error::Permission`], [`Error::IoUringDisabled`], [`Error::NoMemory`].
@@ -51,7 +51,7 @@ impl Control {
         if let Some(thread) = running.upgrade() {
             return Ok(Control { thread });
         }
-        let thread = Arc::new(ControlThread::start()?);
+        let thread = ControlThread::start()?;
         *running = Arc::downgrade(&thread);
         Ok(Control { thread })
     }

@@ -2,14 +2,13 @@
 //!
 //! Thread: its own, with an SQE128 ring, because the driver takes control commands in no other and because most are worked off by the
 //! kernel's io-wq and may hang there on a faulty kernel. Callers wait on a condition variable, never in the ring.
-//! It ends after an idle while and is started again by the next command: io-wq would wake its worker every five seconds for ever.
+//! It ends after an idle second and is started again by the next command: io-wq would wake its worker every five seconds for ever.
 //! Invariant: a command's buffer lives in `Inbox::open` from submission to completion; a caller that gave up leaves it there.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use io_uring::{opcode, squeue::Entry128, types};
@@ -51,7 +50,6 @@ enum Job {
 struct Inbox {
     jobs: VecDeque<Job>,
     next_key: u64,
-    closing: bool,
     /// A thread takes what is put in here.
     is_served: bool,
 }
@@ -62,46 +60,39 @@ impl Inbox {
     }
 }
 
-struct Shared {
+/// The control plane of the process: what its callers and its thread share. The thread holds it too, so that devices that come and go
+/// find it at work; it goes when the thread is idle and nobody holds it.
+pub(super) struct ControlThread {
     device: File,
     inbox: Mutex<Inbox>,
     waker: Waker,
-}
-
-/// Owner of the thread: dropping it ends the thread, after what is open has been answered.
-pub(super) struct ControlThread {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Held while a thread is being started.
+    starting: Mutex<()>,
 }
 
 impl ControlThread {
-    pub(super) fn start() -> Result<ControlThread, Error> {
+    pub(super) fn start() -> Result<Arc<ControlThread>, Error> {
         let device = open_control()?;
         let waker = Waker::new().map_err(|source| Error::Kernel { id: None, call: "eventfd2", source })?;
-        let shared = Arc::new(Shared { device, inbox: Mutex::default(), waker });
-        let control = ControlThread { shared, thread: Mutex::default() };
+        let control = Arc::new(ControlThread { device, inbox: Mutex::default(), waker, starting: Mutex::default() });
         control.ensure_served()?;
         Ok(control)
     }
 
     /// Starts the thread if it has ended.
-    fn ensure_served(&self) -> Result<(), Error> {
-        let mut thread = lock(&self.thread);
-        if lock(&self.shared.inbox).is_served {
+    fn ensure_served(self: &Arc<Self>) -> Result<(), Error> {
+        let _starting = lock(&self.starting);
+        if lock(&self.inbox).is_served {
             return Ok(());
         }
-        if let Some(ended) = thread.take() {
-            let _ = ended.join();
-        }
         // From here on the new thread is the one to take this back.
-        lock(&self.shared.inbox).is_served = true;
-        *thread = Some(spawn(&self.shared).inspect_err(|_| lock(&self.shared.inbox).is_served = false)?);
-        Ok(())
+        lock(&self.inbox).is_served = true;
+        spawn(self).inspect_err(|_| lock(&self.inbox).is_served = false)
     }
 
     /// Sends one command and waits. The answer is the command's result and its buffer, which the driver may have filled.
     pub(super) fn call(
-        &self,
+        self: &Arc<Self>,
         op: CtrlOp,
         command: CtrlCmd,
         buffer: Vec<u8>,
@@ -111,7 +102,7 @@ impl ControlThread {
         let reply = Arc::new(Reply::default());
         let id = command.dev_id;
         let key = {
-            let mut inbox = lock(&self.shared.inbox);
+            let mut inbox = lock(&self.inbox);
             let key = inbox.next_key;
             inbox.next_key += 1;
             let call = Call { op, command, buffer, reply: Arc::clone(&reply) };
@@ -119,13 +110,13 @@ impl ControlThread {
             key
         };
         // After the job is in: a thread that ends looks for jobs last.
-        self.ensure_served().inspect_err(|_| lock(&self.shared.inbox).withdraw(key))?;
-        self.shared.waker.wake();
+        self.ensure_served().inspect_err(|_| lock(&self.inbox).withdraw(key))?;
+        self.waker.wake();
         if let Some(answer) = reply.wait_until(deadline) {
             return Ok(answer);
         }
-        lock(&self.shared.inbox).jobs.push_back(Job::Cancel(key));
-        self.shared.waker.wake();
+        lock(&self.inbox).jobs.push_back(Job::Cancel(key));
+        self.waker.wake();
         match reply.wait_until(Instant::now() + CANCEL_LIMIT) {
             Some((answer, buffer)) if answer >= 0 => Ok((answer, buffer)),
             Some(_) => Err(Error::Timeout { id, op, limit }),
@@ -134,21 +125,11 @@ impl ControlThread {
     }
 }
 
-impl Drop for ControlThread {
-    fn drop(&mut self) {
-        lock(&self.shared.inbox).closing = true;
-        self.shared.waker.wake();
-        if let Some(thread) = lock(&self.thread).take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 /// Returns when the ring is there.
-fn spawn(shared: &Arc<Shared>) -> Result<JoinHandle<()>, Error> {
+fn spawn(control: &Arc<ControlThread>) -> Result<(), Error> {
     let (report, ready) = mpsc::channel();
-    let shared = Arc::clone(shared);
-    let serve = move || match Server::new(shared) {
+    let control = Arc::clone(control);
+    let serve = move || match Server::new(control) {
         Ok(server) => {
             let _ = report.send(Ok(()));
             server.run();
@@ -157,12 +138,11 @@ fn spawn(shared: &Arc<Shared>) -> Result<JoinHandle<()>, Error> {
             let _ = report.send(Err(error));
         }
     };
-    let thread = std::thread::Builder::new()
+    std::thread::Builder::new()
         .name("ublk-control".into())
         .spawn(serve)
         .map_err(|source| Error::Kernel { id: None, call: "clone", source })?;
-    ready.recv().unwrap_or_else(|_| Err(gone()))?;
-    Ok(thread)
+    ready.recv().unwrap_or_else(|_| Err(gone()))
 }
 
 impl Reply {
@@ -182,16 +162,16 @@ impl Reply {
 /// The thread's own side.
 struct Server {
     ring: Ring<Entry128>,
-    shared: Arc<Shared>,
+    control: Arc<ControlThread>,
     open: HashMap<u64, Call>,
     batch: Vec<Completion>,
 }
 
 impl Server {
-    fn new(shared: Arc<Shared>) -> Result<Server, Error> {
+    fn new(control: Arc<ControlThread>) -> Result<Server, Error> {
         let ring = Ring::new(RingOptions { submissions: RING_ENTRIES, completions: 4 * RING_ENTRIES })
             .map_err(|error| Error::from_ring(error, None))?;
-        Ok(Server { ring, shared, open: HashMap::new(), batch: Vec::with_capacity(RING_ENTRIES as usize) })
+        Ok(Server { ring, control, open: HashMap::new(), batch: Vec::with_capacity(RING_ENTRIES as usize) })
     }
 
     fn run(mut self) {
@@ -199,7 +179,7 @@ impl Server {
         loop {
             let wait = if self.open.is_empty() { Wait::AtMost(IDLE_LIMIT) } else { Wait::Forever };
             if self.ring.turn(wait).is_err() {
-                break; // the ring is broken: callers run into their deadlines
+                break; // the ring is broken: who waits runs into the deadline, who comes gets a new thread
             }
             let mut batch = std::mem::take(&mut self.batch);
             self.ring.reap(&mut batch);
@@ -213,13 +193,14 @@ impl Server {
                 return;
             }
         }
+        lock(&self.control.inbox).is_served = false;
         // Buffers of open commands may still be written by the kernel: they stay.
         std::mem::forget(std::mem::take(&mut self.open));
     }
 
     fn may_end(&self, was_idle: bool) -> bool {
-        let mut inbox = lock(&self.shared.inbox);
-        let ends = inbox.closing || was_idle && inbox.jobs.is_empty();
+        let mut inbox = lock(&self.control.inbox);
+        let ends = was_idle && inbox.jobs.is_empty();
         inbox.is_served = !ends;
         ends
     }
@@ -238,9 +219,9 @@ impl Server {
     }
 
     fn take_jobs(&mut self) {
-        self.shared.waker.clear();
+        self.control.waker.clear();
         loop {
-            let job = lock(&self.shared.inbox).jobs.pop_front();
+            let job = lock(&self.control.inbox).jobs.pop_front();
             match job {
                 Some(Job::Call(key, call)) => self.submit(key, call),
                 Some(Job::Cancel(key)) => self.cancel(key),
@@ -255,7 +236,7 @@ impl Server {
         if !call.buffer.is_empty() {
             command = command.with_buffer(call.buffer.as_mut_ptr() as u64, call.buffer.len() as u16);
         }
-        let entry = opcode::UringCmd80::new(types::Fd(self.shared.device.as_raw_fd()), call.op.ioctl_code())
+        let entry = opcode::UringCmd80::new(types::Fd(self.control.device.as_raw_fd()), call.op.ioctl_code())
             .cmd(command.to_sqe_bytes())
             .build()
             .user_data(key);
@@ -278,7 +259,7 @@ impl Server {
 
     #[allow(unsafe_code)]
     fn arm_wake(&mut self) {
-        let fd = types::Fd(self.shared.waker.as_fd().as_raw_fd());
+        let fd = types::Fd(self.control.waker.as_fd().as_raw_fd());
         let entry: Entry128 = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build().user_data(WAKE).into();
         // SAFETY: POLL_ADD points to no memory.
         let _ = unsafe { self.ring.push(&entry) };
