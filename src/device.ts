@@ -9,7 +9,7 @@ import { abortable, checkSignal } from './abort.ts'
 import { native } from './addon.ts'
 import type { BackendInfo } from './backend.ts'
 import { abortError, fromNative, invalidValue, UblkError, unwrap } from './errors.ts'
-import { track, untrack } from './exit.ts'
+import { takenAlong, track, untrack } from './exit.ts'
 import { charPath, type DeviceInfo, type DeviceState, toDeviceInfo } from './info.ts'
 import type { NativeDevice, NativeEvent, Outcome } from './native.ts'
 import { type CheckedOptions, checkOptions, type DeviceOptions } from './options.ts'
@@ -78,12 +78,28 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     this.#options = options
     this.#info = info
     track(this, options.closeOnSignal)
-    this.#applyRef()
   }
 
   /** Adds the device without starting it: state `dead`. Reads the backend module first, if there is one. */
   static async create(options: DeviceOptions): Promise<Device> {
+    return Device.#add(checkOptions(options), false)
+  }
+
+  /** Adds and starts it: state `live`. A failure leaves nothing behind. @internal */
+  static async createLive(options: DeviceOptions): Promise<Device> {
     const checked = checkOptions(options)
+    const device = await Device.#add(checked, true)
+    try {
+      if (device.state !== 'live') await device.#exclusive(() => device.#start(checked.signal))
+      return device
+    } catch (error) {
+      await device.close()
+      throw error
+    }
+  }
+
+  /** @param starts a native target at once; a backend in JavaScript needs its device first */
+  static async #add(checked: CheckedOptions, starts: boolean): Promise<Device> {
     const { signal } = checked
     if (signal?.aborted) throw abortError(signal, 'creating the device')
     const binding = native()
@@ -91,13 +107,17 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     let device: Device | null = null
     try {
       if (signal?.aborted) throw abortError(signal, 'creating the device')
-      // The addon may call before there is an object; what it then has to say is in the answers to come.
-      const nativeDevice = unwrap(
-        await binding.addDevice(spec, (event) => {
-          if (device !== null) device.#hear(event)
-        }),
-      )
-      device = new Device(nativeDevice, server, checked, toDeviceInfo(nativeDevice.granted))
+      const isNative = spec.target !== null
+      // A device that starts at once may fail before there is an object to tell.
+      const early: NativeEvent[] = []
+      const hear = (event: NativeEvent): void => (device === null ? void early.push(event) : device.#hear(event))
+      const adding = binding.addDevice(spec, starts && isNative, hear)
+      device = await takenAlong(adding, checked.closeOnSignal, (nativeDevice) => {
+        return new Device(nativeDevice, server, checked, toDeviceInfo(nativeDevice.granted))
+      })
+      if (starts && isNative) device.#enter('live', 'start')
+      device.#applyRef()
+      early.forEach(hear)
       if (signal?.aborted) throw abortError(signal, 'creating the device')
       return device
     } catch (error) {
@@ -402,12 +422,5 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
 
 /** Adds and starts a device: resolves when the block device is live. A failure or an abort leaves nothing behind. */
 export async function createDevice(options: DeviceOptions): Promise<Device> {
-  const device = await Device.create(options)
-  try {
-    await device.start(options.signal === undefined ? {} : { signal: options.signal })
-    return device
-  } catch (error) {
-    await device.close()
-    throw error
-  }
+  return Device.createLive(options)
 }

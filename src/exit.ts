@@ -7,6 +7,8 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { isMainThread } from 'node:worker_threads'
 import { native } from './addon.ts'
+import { UblkError, unwrap } from './errors.ts'
+import type { NativeDevice, Outcome } from './native.ts'
 
 /** What is closed. */
 interface Closable {
@@ -32,6 +34,32 @@ export function track(device: Closable, closeOnSignal: boolean): void {
   if (devices.size === 0) process.on('exit', onExit)
   if (closeOnSignal && !watchesSignals()) for (const signal of SIGNALS) process.on(signal, onSignal)
   devices.set(device, closeOnSignal)
+}
+
+/**
+ * A device that is being added is taken along, too.
+ * @param use makes what takes over; it must call `track`
+ */
+export async function takenAlong<T>(
+  adding: Promise<Outcome<NativeDevice>>,
+  closeOnSignal: boolean,
+  use: (device: NativeDevice) => T,
+): Promise<T> {
+  let isClosed = false
+  const pending: Closable = {
+    async close() {
+      isClosed = true
+      await (await adding).value?.close()
+    },
+  }
+  track(pending, closeOnSignal)
+  try {
+    const device = unwrap(await adding)
+    if (isClosed) throw new UblkError('ERR_UBLK_INVALID_STATE', { message: 'the process was told to end while the device was added' })
+    return use(device)
+  } finally {
+    untrack(pending)
+  }
 }
 
 /** `device` is closed. */

@@ -10,11 +10,11 @@ import { Ring, type RingOptions } from './ring.ts'
 export class MainQueue {
   readonly #control: Int32Array
   readonly #ring: Ring
-  readonly #kick: () => void
+  readonly #kick: () => unknown
   #scheduled = false
 
   /** @param kick wakes the owner of the ring */
-  constructor(options: Omit<RingOptions, 'onPublish' | 'sync'>, kick: () => void) {
+  constructor(options: Omit<RingOptions, 'onPublish' | 'sync'>, kick: () => unknown) {
     this.#control = new Int32Array(options.memory.control.buffer)
     this.#kick = kick
     this.#ring = new Ring({ ...options, sync: false, onPublish: () => this.#kickIfSleeping() })

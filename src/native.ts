@@ -6,10 +6,7 @@
  */
 
 /** Answer of a native call that can fail: exactly one side is not null (`value` may be null for calls without one). */
-export interface Outcome<T> {
-  value: T | null
-  error: NativeError | null
-}
+export type Outcome<T> = { value: T; error: null } | { value: null; error: NativeError }
 
 /** Mirror of `NativeError` in crates/ublk-node/src/error.rs. */
 export interface NativeError {
@@ -157,14 +154,16 @@ export interface NativeDevice {
   readonly granted: NativeDeviceInfo
   readonly dataPath: string
   /**
-   * Makes a stopped device ready to be served.
-   * - native target: `mode` 'native', `memory` null;
-   * - backend on this thread: 'main', one memory per queue; `wake(queue)` is called when requests wait (at most one call outstanding per queue);
-   * - workers: 'worker', one memory per queue; then each worker makes a `WorkerQueue` and calls `fetch()`.
-   * Queue threads of 'native' and 'main' are running when it resolves.
+   * Makes a stopped device ready to be served by JavaScript, with one memory per queue.
+   * - backend on this thread: 'main'; `wake(queue)` is called when requests wait (at most one call outstanding per queue). The queue
+   *   threads are running when it resolves;
+   * - workers: 'worker'; then each worker makes a `WorkerQueue` and calls `fetch()`.
    */
-  prepare(mode: 'native' | 'main' | 'worker', memory: QueueMemory[] | null, wake: ((queue: number) => void) | null): Promise<Outcome<null>>
-  /** START_DEV; resolves when the block device is live. On failure everything that `prepare` made is gone again. */
+  prepare(mode: 'main' | 'worker', memory: QueueMemory[], wake: ((queue: number) => void) | null): Promise<Outcome<null>>
+  /**
+   * START_DEV; resolves when the block device is live. Starts the queue threads of a native target first; JavaScript's queues must be prepared.
+   * On failure no queue is left.
+   */
   start(): Promise<Outcome<null>>
   /** STOP_DEV, drain, close rings and char device. Workers must keep polling until their queue reports ended. Idempotent. */
   stop(): Promise<Outcome<null>>
@@ -172,8 +171,11 @@ export interface NativeDevice {
   close(): Promise<Outcome<null>>
   info(): Promise<Outcome<NativeDeviceInfo>>
   stats(): NativeStats
-  /** Main mode: wakes the ring's owner after completions were published while NATIVE_SLEEPING was 1. */
-  kick(queue: number): void
+  /**
+   * Main mode: makes the function that wakes the owner of a queue's ring, for after completions were published while NATIVE_SLEEPING was 1.
+   * A function of its own, because the call of a native method costs several times as much.
+   */
+  kicker(queue: number): () => number
   /** The queue's JS side is gone (worker exit): fail mode without JavaScript. */
   failQueue(queue: number, reason: string): void
   ref(): void
@@ -183,7 +185,14 @@ export interface NativeDevice {
 /** One queue, owned by the calling worker thread. Mirror of `WorkerQueue` in crates/ublk-node/src/worker_queue.rs. */
 export interface WorkerQueue {
   /** Opens the ring on this thread and fetches every tag. */
-  fetch(): Outcome<null>
+  fetch(): Outcome<QueueTurns>
+  /** Event-loop mode: calls `callback` on this thread when `poll` has something to do. */
+  watch(callback: () => void): void
+  unwatch(): void
+}
+
+/** What serves a queue. Plain functions, because the call of a native method costs several times as much. */
+export interface QueueTurns {
   /**
    * Blocking turn: takes published completions, commits them, waits for at least one request, publishes the batch.
    * @returns STATE: 1 serve the batch and call again; 3 ended, never call again. A device that fails is answered within: it returns 3 when done.
@@ -191,9 +200,6 @@ export interface WorkerQueue {
   wait(): number
   /** The same without blocking: commits, takes what is there. */
   poll(): number
-  /** Event-loop mode: calls `callback` on this thread when `poll` has something to do. */
-  watch(callback: () => void): void
-  unwatch(): void
 }
 
 export interface NativeBinding {
@@ -208,8 +214,11 @@ export interface NativeBinding {
   stopDevice(id: number): Promise<Outcome<null>>
   /** STOP_DEV and DEL_DEV for a device of any process; `wait: false` uses DEL_DEV_ASYNC. */
   deleteDevice(id: number, wait: boolean): Promise<Outcome<null>>
-  /** ADD_DEV and SET_PARAMS; opens the target first. `onEvent` is called on this thread. */
-  addDevice(spec: DeviceSpec, onEvent: (event: NativeEvent) => void): Promise<Outcome<NativeDevice>>
+  /**
+   * ADD_DEV and SET_PARAMS; opens the target first. `onEvent` is called on this thread.
+   * @param starts also does what `start` does, for native targets: one way to another thread and back instead of two
+   */
+  addDevice(spec: DeviceSpec, starts: boolean, onEvent: (event: NativeEvent) => void): Promise<Outcome<NativeDevice>>
   /** Last resort at process exit, synchronous: fails, stops and deletes every device of this process within `limitMs`. */
   shutdown(limitMs: number): void
   /** memmove between views; several times faster than `Buffer#copy` out of shared memory. Ranges must have been checked. */

@@ -37,11 +37,9 @@ export interface Server {
   unref(): void
 }
 
-/** A native target: there is no JavaScript to run. */
+/** A native target: there is no JavaScript to run, and the native side starts its own queues. */
 export class NativeServer implements Server {
-  async start(device: NativeDevice): Promise<void> {
-    unwrap(await device.prepare('native', null, null))
-  }
+  async start(): Promise<void> {}
   refuse(): void {}
   terminate(): void {}
   async whyGone(): Promise<null> {
@@ -75,7 +73,7 @@ export class MainServer implements Server {
     this.#queues = memories.map((memory, queue) => {
       const { copy } = this.#binding
       const onFailure = (failure: HandlerFailure) => listener.onFailure(failure)
-      return new MainQueue({ backend: this.#backend, memory, queue, depth, maxIoBytes, copy, onFailure }, () => device.kick(queue))
+      return new MainQueue({ backend: this.#backend, memory, queue, depth, maxIoBytes, copy, onFailure }, device.kicker(queue))
     })
     unwrap(await device.prepare('main', memories, (queue) => this.#queues[queue]?.wake()))
   }

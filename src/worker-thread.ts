@@ -9,7 +9,7 @@ import { native } from './addon.ts'
 import { abilitiesOf, type Backend } from './backend.ts'
 import * as layout from './layout.ts'
 import { type FromWorker, type ServeMessage, type ToWorker, toPlainError, type WorkerInit } from './messages.ts'
-import type { WorkerQueue } from './native.ts'
+import type { QueueTurns, WorkerQueue } from './native.ts'
 import { Ring } from './ring.ts'
 
 /** Turns of the event-loop mode in one go; then timers and sockets get theirs. */
@@ -44,7 +44,7 @@ async function serve(backend: Backend, message: ServeMessage): Promise<void> {
     const binding = native()
     const queue = new binding.WorkerQueue(message.key, message.queue)
     await backend.open?.(message.info)
-    const { error } = queue.fetch()
+    const { value: turns, error } = queue.fetch()
     if (error !== null) {
       await backend.close?.()
       say({ type: 'failed', error: toPlainError(new Error(error.message), error) })
@@ -53,10 +53,10 @@ async function serve(backend: Backend, message: ServeMessage): Promise<void> {
     say({ type: 'serving' })
     if (backend.sync === true)
       serveBlocking(
-        queue,
+        turns,
         makeRing(backend, message, () => {}),
       )
-    else await serveOnEventLoop(queue, backend, message)
+    else await serveOnEventLoop(queue, turns, backend, message)
   } catch (error) {
     say({ type: 'failed', error: toPlainError(error) })
     return
@@ -89,15 +89,15 @@ function makeRing(backend: Backend, message: ServeMessage, onPublish: () => void
 }
 
 /** One native call commits a batch, waits in the kernel and brings the next; the event loop does not run. */
-function serveBlocking(queue: WorkerQueue, ring: Ring): void {
-  while (queue.wait() !== layout.STATE_ENDED) {
+function serveBlocking({ wait }: QueueTurns, ring: Ring): void {
+  while (wait() !== layout.STATE_ENDED) {
     do ring.drain()
     while (ring.hasRequests)
   }
 }
 
 /** The same object on the event loop: handlers may return promises. Resolves when the queue has ended. */
-function serveOnEventLoop(queue: WorkerQueue, backend: Backend, message: ServeMessage): Promise<void> {
+function serveOnEventLoop(queue: WorkerQueue, { poll }: QueueTurns, backend: Backend, message: ServeMessage): Promise<void> {
   return new Promise((resolve, reject) => {
     let ended = false
     const ring = makeRing(backend, message, () => turn())
@@ -105,7 +105,7 @@ function serveOnEventLoop(queue: WorkerQueue, backend: Backend, message: ServeMe
     const turn = (): void => {
       try {
         for (let turns = 0; !ended && turns < MAX_TURNS; turns++) {
-          const state = queue.poll()
+          const state = poll()
           if (state === layout.STATE_FAILING) ring.refuse(new Error('the device failed'))
           if (state === layout.STATE_ENDED) {
             ended = true

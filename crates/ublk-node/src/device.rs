@@ -13,6 +13,7 @@ use ublk::{BufferMode, Control, Device, DeviceInfo, Recovery, Target};
 
 use crate::error::NativeError;
 use crate::events::{Events, NativeEvent, Wakes};
+use crate::hot_function::hot_function;
 use crate::info::NativeDeviceInfo;
 use crate::lifecycle::{DeviceState, Mode};
 use crate::stats::NativeStats;
@@ -137,10 +138,11 @@ impl Drop for Fresh {
     }
 }
 
-/// ADD_DEV and SET_PARAMS; opens the target first.
+/// ADD_DEV and SET_PARAMS; opens the target first. `starts` it too: for native targets, which need no JavaScript for that.
 pub(crate) fn add<'env>(
     env: &'env Env,
     spec: DeviceSpec,
+    starts: bool,
     on_event: &Function<'_, NativeEvent, Unknown<'static>>,
 ) -> napi::Result<Object<'env>> {
     let key = registry::next_key();
@@ -152,16 +154,23 @@ pub(crate) fn add<'env>(
     ops::run(
         env,
         move || {
-            let Some(_adding) = registry::begin_adding() else {
+            let Some(adding) = registry::begin_adding() else {
                 return Err(NativeError::panicked(None, "a device was added while the process ended"));
             };
-            Ok(Fresh(Some(add_now(key, &spec, events)?)))
+            let device = add_now(key, &spec, events)?;
+            drop(adding);
+            if starts && let Err(error) = device.state.start() {
+                let _ = device.state.close();
+                return Err(error);
+            }
+            Ok(Fresh(Some(device)))
         },
-        |env, added| {
+        move |env, added| {
             let mut fresh = added?;
             if let Some(device) = &fresh.0 {
                 owner::add(env, Arc::clone(&device.state))
                     .map_err(|error| NativeError::panicked(Some(device.state.id), &error.reason))?;
+                owner::set_live(env, key, starts);
             }
             fresh.0.take().ok_or_else(|| NativeError::panicked(None, "a device was lost"))
         },
@@ -208,20 +217,16 @@ impl NativeDevice {
         self.data_path.to_owned()
     }
 
-    /// Makes a stopped device ready to be served.
+    /// Makes a stopped device ready to be served by JavaScript.
     #[napi(catch_unwind)]
     pub fn prepare<'env>(
         &self,
         env: &'env Env,
         mode: String,
-        memory: Option<Vec<QueueMemory>>,
+        memory: Vec<QueueMemory>,
         wake: Option<Function<'_, u32, Unknown<'static>>>,
     ) -> napi::Result<Object<'env>> {
         let (state, key) = (Arc::clone(&self.state), self.state.key);
-        if mode == "native" {
-            return ops::run(env, move || state.prepare_native(), |_, prepared| prepared.map(|()| Null));
-        }
-        let memory = memory.unwrap_or_default();
         let (depth, max_io_bytes) = (usize::from(state.depth), state.max_io_bytes as usize);
         let queues = memory
             .iter()
@@ -245,7 +250,7 @@ impl NativeDevice {
         )
     }
 
-    /// START_DEV.
+    /// START_DEV, and before it the queue threads of a native target.
     #[napi(catch_unwind)]
     pub fn start<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
         let (state, key) = (Arc::clone(&self.state), self.state.key);
@@ -303,10 +308,14 @@ impl NativeDevice {
         self.state.stats().into()
     }
 
-    /// Wakes a ring's owner after completions were published.
+    /// A function that wakes the owner of a queue's ring, for after completions were published. It answers nothing of interest.
     #[napi(catch_unwind)]
-    pub fn kick(&self, queue: u32) {
-        self.state.kick(queue as usize);
+    pub fn kicker<'env>(&self, env: &'env Env, queue: u32) -> napi::Result<Unknown<'env>> {
+        let state = Arc::clone(&self.state);
+        hot_function(env, move || {
+            state.kick(queue as usize);
+            0
+        })
     }
 
     /// A queue's JavaScript side is gone.

@@ -4,11 +4,13 @@
 //! device, worker_queue, info, stats, target, error, outcome   what JavaScript sees: mirrors of src/native.ts
 //! lifecycle, ops, registry, owner                             operations of a device, off JavaScript's threads; who holds what
 //! session, bridge, main_queue, watchdog                       one run of JavaScript's queues: requests out, completions in, deadlines
-//! memory, copy, layout, events, uv, env_hook                  shared memory; calls into JavaScript; libuv; the end of an environment
+//! memory, layout                                              what a queue shares with JavaScript
+//! copy, hot_function, events, uv, env_hook                    fast calls out of and into JavaScript; libuv; the end of an environment
 //! ```
 //!
 //! No policy: defaults, ranges and messages for people are TypeScript's. An expected failure is an answer (`Outcome`), a throw is a bug, and
-//! nothing ends the process: every exported function catches panics. Unsafe code lives in memory, copy, uv, env_hook and outcome.
+//! nothing ends the process: every exported function catches panics. Unsafe code lives in memory, copy,
+//! hot_function, uv, env_hook and outcome.
 
 #![deny(unsafe_code)]
 
@@ -23,6 +25,8 @@ mod device;
 mod env_hook;
 mod error;
 mod events;
+#[allow(unsafe_code)]
+mod hot_function;
 mod info;
 mod layout;
 mod lifecycle;
@@ -108,14 +112,15 @@ pub fn delete_device(env: &Env, id: u32, wait: bool) -> napi::Result<Object<'_>>
     ops::run(env, move || Ok(delete()?), |_, deleted| deleted.map(|()| Null))
 }
 
-/// Adds a device; `on_event` is called on this thread.
+/// Adds a device, and starts it if asked; `on_event` is called on this thread.
 #[napi(catch_unwind)]
 pub fn add_device<'env>(
     env: &'env Env,
     spec: DeviceSpec,
+    starts: bool,
     on_event: Function<'_, NativeEvent, Unknown<'static>>,
 ) -> napi::Result<Object<'env>> {
-    device::add(env, spec, &on_event)
+    device::add(env, spec, starts, &on_event)
 }
 
 /// Last resort at process exit: fails, stops and deletes every device of this process.

@@ -109,12 +109,8 @@ impl DeviceState {
         serving.stats().or_else(|| lock(&self.last_stats).clone()).unwrap_or_else(|| Stats::of(&[]))
     }
 
-    /// Starts the queue threads of the native target.
-    pub(crate) fn prepare_native(self: &Arc<Self>) -> Result<(), NativeError> {
-        let mut lifecycle = lock(&self.control);
-        let Lifecycle { device: Some(device), target: Some(target) } = &mut *lifecycle else {
-            return Err(NativeError::invalid_state(self.id, "is deleted, or has no native target"));
-        };
+    /// Serves the queues of a native target.
+    fn serve_target(self: &Arc<Self>, device: &mut Device, target: &Arc<dyn Target>) -> Result<(), NativeError> {
         self.check_idle()?;
         let run = Arc::new(NativeRun { served: Mutex::new(None), was_asked_to_stop: false.into() });
         let served = spawn_target(device, Arc::clone(target), self.observer(&run))?;
@@ -155,9 +151,12 @@ impl DeviceState {
         })
     }
 
-    /// START_DEV.
-    pub(crate) fn start(&self) -> Result<(), NativeError> {
+    /// START_DEV; the queues of a native target are started first, those of JavaScript were prepared.
+    pub(crate) fn start(self: &Arc<Self>) -> Result<(), NativeError> {
         let mut lifecycle = lock(&self.control);
+        if let Lifecycle { device: Some(device), target: Some(target) } = &mut *lifecycle {
+            self.serve_target(device, target)?;
+        }
         let device = lifecycle.device(self.id)?;
         let is_complete = match &*lock(&self.serving) {
             Serving::Nobody => false,
@@ -191,7 +190,6 @@ impl DeviceState {
         let Some(device) = &mut lifecycle.device else { return Ok(()) };
         self.stop_serving(device)?;
         device.delete()?;
-        // The control thread ends with its last handle: drop it here, where waiting is allowed.
         *lifecycle = Lifecycle { device: None, target: None };
         registry::remove(self.key);
         Ok(())

@@ -10,13 +10,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use napi::Env;
-use napi::bindgen_prelude::{Function, Null, Unknown};
+use napi::bindgen_prelude::{Function, Object, Unknown};
 use napi_derive::napi;
 use ublk::{Wait, Waker};
 
 use crate::bridge::{Bridge, End};
 use crate::env_hook::EnvHook;
 use crate::error::{NativeError, panic_message};
+use crate::hot_function::hot_function;
 use crate::layout;
 use crate::outcome::Outcome;
 use crate::registry;
@@ -26,12 +27,19 @@ use crate::uv::UvPoll;
 /// One queue, owned by the calling worker thread.
 #[napi(js_name = "WorkerQueue")]
 pub struct WorkerQueue {
+    serving: Rc<Serving>,
+    watch: Option<UvPoll>,
+}
+
+/// What the queue's functions share.
+struct Serving {
     session: Arc<Session>,
     id: u16,
-    open: Rc<RefCell<Option<Bridge>>>,
-    hook: Option<EnvHook>,
-    signal: Option<Waker>,
-    watch: Option<UvPoll>,
+    /// None before `fetch`, and after the end.
+    open: RefCell<Option<Bridge>>,
+    hook: RefCell<Option<EnvHook>>,
+    /// Signalled when `poll` has something to do; made by `watch`.
+    signal: RefCell<Option<Waker>>,
 }
 
 #[napi]
@@ -43,30 +51,48 @@ impl WorkerQueue {
             .and_then(|device| device.session())
             .ok_or_else(|| napi::Error::from_reason(format!("no device with key {key} is prepared for workers")))?;
         let id = u16::try_from(queue).map_err(|_| napi::Error::from_reason(format!("there is no queue {queue}")))?;
-        Ok(WorkerQueue { session, id, open: Rc::default(), hook: None, signal: None, watch: None })
+        let (open, hook, signal) = Default::default();
+        Ok(WorkerQueue { serving: Rc::new(Serving { session, id, open, hook, signal }), watch: None })
     }
 
-    /// Opens the ring on this thread and fetches every tag.
+    /// Opens the ring on this thread and fetches every tag. The value has the functions that serve: `wait` and `poll`.
     #[napi(catch_unwind)]
-    pub fn fetch(&mut self, env: &Env) -> napi::Result<Outcome<Null>> {
-        let bridge = match Bridge::open(&self.session, self.id) {
+    pub fn fetch<'env>(&mut self, env: &'env Env) -> napi::Result<Outcome<Object<'env>>> {
+        let bridge = match Bridge::open(&self.serving.session, self.serving.id) {
             Ok(bridge) => bridge,
             Err(error) => return Ok(Outcome(Err(error))),
         };
-        *self.open.borrow_mut() = Some(bridge);
-        let (open, session, id) = (Rc::clone(&self.open), Arc::clone(&self.session), self.id);
-        self.hook = Some(EnvHook::new(env, move || {
-            let bridge = open.borrow_mut().take();
-            if let Some(bridge) = bridge {
-                bridge.close(End::Broken(worker_ended(&session, id)));
-            }
-        })?);
-        Ok(Outcome(Ok(Null)))
+        *self.serving.open.borrow_mut() = Some(bridge);
+        let serving = Rc::clone(&self.serving);
+        let hook = EnvHook::new(env, move || serving.environment_ends())?;
+        *self.serving.hook.borrow_mut() = Some(hook);
+        let (waiting, polling) = (Rc::clone(&self.serving), Rc::clone(&self.serving));
+        let mut turns = Object::new(env)?;
+        turns.set("wait", hot_function(env, move || waiting.wait())?)?;
+        turns.set("poll", hot_function(env, move || polling.poll())?)?;
+        Ok(Outcome(Ok(turns)))
     }
 
-    /// Commits, waits for a batch, publishes it. Answers STATE.
+    /// Calls `callback` on this thread when `poll` has something to do.
+    #[napi(catch_unwind, ts_args_type = "callback: () => void")]
+    pub fn watch(&mut self, env: &Env, callback: Function<'_, (), Unknown<'static>>) -> napi::Result<()> {
+        let signal = self.serving.signal().map_err(|error| napi::Error::from_reason(error.to_string()))?;
+        let kept = signal.clone();
+        self.watch = Some(UvPoll::new(env, signal.as_fd().as_raw_fd(), &callback, move || kept.clear())?);
+        signal.wake(); // for what came before
+        Ok(())
+    }
+
+    /// Ends `watch`.
     #[napi(catch_unwind)]
-    pub fn wait(&mut self) -> u32 {
+    pub fn unwatch(&mut self) {
+        self.watch = None;
+    }
+}
+
+impl Serving {
+    /// Commits, waits for a batch, publishes it. Answers STATE.
+    fn wait(&self) -> u32 {
         self.advance(|bridge| {
             loop {
                 if bridge.turn(Wait::Forever)? > 0 {
@@ -77,12 +103,10 @@ impl WorkerQueue {
     }
 
     /// Commits, takes what is there. Answers STATE.
-    #[napi(catch_unwind)]
-    pub fn poll(&mut self) -> u32 {
-        let signal = self.signal.clone();
+    fn poll(&self) -> u32 {
         self.advance(|bridge| {
             bridge.turn(Wait::No)?;
-            if let Some(signal) = signal {
+            if let Some(signal) = &*self.signal.borrow() {
                 // The turn's own completions have signalled. What is left in the kernel, or came since, signals no more by itself.
                 signal.clear();
                 if bridge.queue().has_work() {
@@ -93,35 +117,21 @@ impl WorkerQueue {
         })
     }
 
-    /// Calls `callback` on this thread when `poll` has something to do.
-    #[napi(catch_unwind, ts_args_type = "callback: () => void")]
-    pub fn watch(&mut self, env: &Env, callback: Function<'_, (), Unknown<'static>>) -> napi::Result<()> {
-        let signal = match &self.signal {
-            Some(signal) => signal.clone(),
-            None => Waker::new().map_err(|source| napi::Error::from_reason(format!("eventfd: {source}")))?,
-        };
-        if let Some(bridge) = self.open.borrow_mut().as_mut()
-            && self.signal.is_none()
-        {
-            bridge
-                .queue()
-                .register_eventfd(signal.as_fd())
-                .map_err(|error| napi::Error::from_reason(error.to_string()))?;
+    /// The descriptor to watch, which the ring signals from now on.
+    fn signal(&self) -> Result<Waker, ublk::Error> {
+        let mut signal = self.signal.borrow_mut();
+        if let Some(signal) = &*signal {
+            return Ok(signal.clone());
         }
-        let kept = signal.clone();
-        self.watch = Some(UvPoll::new(env, signal.as_fd().as_raw_fd(), &callback, move || kept.clear())?);
-        signal.wake(); // for what came before
-        self.signal = Some(signal);
-        Ok(())
+        let id = Some(self.session.device_id);
+        let made = Waker::new().map_err(|source| ublk::Error::Kernel { id, call: "eventfd2", source })?;
+        if let Some(bridge) = &mut *self.open.borrow_mut() {
+            bridge.queue().register_eventfd(made.as_fd())?;
+        }
+        Ok(signal.insert(made).clone())
     }
 
-    /// Ends `watch`.
-    #[napi(catch_unwind)]
-    pub fn unwatch(&mut self) {
-        self.watch = None;
-    }
-
-    fn advance(&mut self, step: impl FnOnce(&mut Bridge) -> Result<(), End>) -> u32 {
+    fn advance(&self, step: impl FnOnce(&mut Bridge) -> Result<(), End>) -> u32 {
         let mut open = self.open.borrow_mut();
         let Some(bridge) = open.as_mut() else { return layout::STATE_ENDED as u32 };
         let end = match catch_unwind(AssertUnwindSafe(|| step(bridge))) {
@@ -136,8 +146,16 @@ impl WorkerQueue {
             bridge.close(end);
         }
         drop(open);
-        self.hook = None;
+        *self.hook.borrow_mut() = None;
         layout::STATE_ENDED as u32
+    }
+
+    /// Answers what is open, without JavaScript.
+    fn environment_ends(&self) {
+        let bridge = self.open.borrow_mut().take();
+        if let Some(bridge) = bridge {
+            bridge.close(End::Broken(worker_ended(&self.session, self.id)));
+        }
     }
 }
 
