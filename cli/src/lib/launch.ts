@@ -26,14 +26,20 @@ const START_LIMIT_MS = 30_000
 /** A server that was told to stop ends itself within 2 s. */
 const END_LIMIT_MS = 2_000
 
+/** V8 looks at an idle heap every eight seconds for ever; a server that nobody uses sleeps. */
+const QUIET = ['--no-memory-reducer']
+/** glibc gives each thread megabytes of its own to allocate from, and a server's threads allocate next to nothing. */
+const SMALL = { MALLOC_ARENA_MAX: '1' }
+
 const SERVER = join(import.meta.dirname, '..', `server${extname(import.meta.filename)}`)
 
 /** Resolves when the device is live and its server needs this process no more. */
 export async function launch(spec: ServeSpec, signal: AbortSignal): Promise<DescribedDevice> {
   // Own session and no terminal: it outlives this one. `/`: it must not keep a file system busy.
-  const child = spawn(process.execPath, [...process.execArgv, SERVER], {
+  const child = spawn(process.execPath, [...process.execArgv, ...QUIET, SERVER], {
     detached: true,
     cwd: '/',
+    env: { ...SMALL, ...process.env },
     stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
   })
   const conversation = new Conversation(child)

@@ -7,7 +7,7 @@
  * so nothing of theirs is ever removed.
  */
 
-import type { Server as HttpServer } from 'node:http'
+import type { Server as SocketServer } from 'node:net'
 import type { Device } from 'ublk'
 import { type DescribedDevice, toDescribed } from './describe.ts'
 import { interrupted } from './failure.ts'
@@ -37,7 +37,7 @@ export class DeviceServer {
   readonly #device: Device
   readonly #directory: StateDirectory
   readonly #state: ServerState
-  #http: HttpServer | null = null
+  #socket: SocketServer | null = null
   #lastError: Error | null = null
   #closing: Promise<void> | null = null
   #recordPoll: NodeJS.Timeout | null = null
@@ -107,7 +107,7 @@ export class DeviceServer {
     try {
       // The kernel has just given us N: what is there under this name belongs to a server that is gone.
       this.#directory.remove(this.id)
-      this.#http = await listen(this.#directory.socketPath(this.id), {
+      this.#socket = await listen(this.#directory.socketPath(this.id), {
         info: () => this.describe(),
         stats: async () => this.#stats(),
         metrics: async () =>
@@ -166,8 +166,8 @@ export class DeviceServer {
 
   /** Takes socket and record away. Open connections live on, so that the answer to `POST /stop` gets out. */
   #withdraw({ keepsRecord = false } = {}): void {
-    this.#http?.close()
-    this.#http = null
+    this.#socket?.close()
+    this.#socket = null
     if (!keepsRecord && this.#directory.read(this.id)?.pid === process.pid) this.#directory.remove(this.id)
   }
 

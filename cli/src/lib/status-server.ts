@@ -7,7 +7,8 @@
  * Whoever can open the socket may do all of this: it is 0600, in a directory that is 0700.
  */
 
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import type { Server as HttpServer, IncomingMessage, ServerResponse } from 'node:http'
+import { createServer, type Server } from 'node:net'
 import { reportOf } from './failure.ts'
 import { METRICS_CONTENT_TYPE } from './metrics.ts'
 
@@ -21,8 +22,11 @@ export interface StatusSource {
 
 /** Begins to listen; the file at `path` must be gone. */
 export function listen(path: string, source: StatusSource): Promise<Server> {
-  const server = createServer((request, response) => {
-    answer(request, response, source).catch((error) => sendJson(response, 500, { error: reportOf(error) }))
+  // HTTP is loaded by the first caller: most devices are never asked, and would keep its megabytes for years.
+  let http: Promise<HttpServer> | null = null
+  const server = createServer((socket) => {
+    http ??= httpServer(source)
+    http.then((loaded) => loaded.emit('connection', socket)).catch(() => socket.destroy())
   })
   // `listen` makes the socket before it returns, with the rights that the mask leaves.
   const mask = process.umask(0o177)
@@ -32,6 +36,13 @@ export function listen(path: string, source: StatusSource): Promise<Server> {
   })
   process.umask(mask)
   return listening
+}
+
+async function httpServer(source: StatusSource): Promise<HttpServer> {
+  const { createServer } = await import('node:http')
+  return createServer((request, response) => {
+    answer(request, response, source).catch((error) => sendJson(response, 500, { error: reportOf(error) }))
+  })
 }
 
 async function answer(request: IncomingMessage, response: ServerResponse, source: StatusSource): Promise<void> {
