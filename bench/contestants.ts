@@ -69,6 +69,14 @@ export const contestants: Contestant[] = [
   ublkTool('rublk loop', 'file', 'rublk', ['loop', ...SHAPE, '-f', FILE]),
 ]
 
+/** What `ublk add` leaves behind: the servers that are watched while nobody uses their devices. */
+export const leftBehind: Array<Pick<Contestant, 'name' | 'start'>> = [
+  added('mem', ['mem', '--size', SIZE]),
+  ...['sync', 'async'].map((mode) =>
+    added(`JS worker, ${mode}`, ['bench/backends/memory.ts', '--set', `size=${SIZE}`, '--set', `mode=${mode}`]),
+  ),
+]
+
 /** A file of its own for each contestant that needs one, full of zeroes: `fill` overwrites them all. */
 async function makeFile(name: string): Promise<string> {
   const path = `${FILES}/${name}`
@@ -102,6 +110,22 @@ function ours(name: string, group: Contestant['group'], kind: string, what: stri
           await ended(server)
         },
       }
+    },
+  }
+}
+
+/** Our program, and the process that it leaves to serve. */
+function added(name: string, parameters: string[]): Pick<Contestant, 'name' | 'start'> {
+  const ublk = async (...words: string[]): Promise<string> => {
+    const { stdout } = await run(process.execPath, [fileURLToPath(new URL('../cli/bin/run.js', import.meta.url)), ...words])
+    return stdout.trim()
+  }
+  return {
+    name,
+    async start() {
+      const path = await ublk('add', ...parameters)
+      const pids = openersOf(path.replace('ublkb', 'ublkc'))
+      return { path, pids, enters: async () => null, stop: async () => void (await ublk('del', path)) }
     },
   }
 }

@@ -70,8 +70,8 @@ export const figures: Figure[] = [
   ...javascript('js-main', 'JS main thread, sync', 0.8),
 
   { kind: 'single', id: 'create', title: 'create → live, median of 50', value: 'createToLive', unit: 'ms', atMost: 2 },
-  { kind: 'single', id: 'idle', title: 'idle device: wake-ups per second', value: 'idleWakeUps', unit: '', atMost: 0 },
-  { kind: 'single', id: 'rss', title: 'idle JS server: resident memory', value: 'idleResidentBytes', unit: 'MB', atMost: 80 },
+  { kind: 'single', id: 'idle', title: 'idle device of `ublk add`: wake-ups per second', value: 'idleWakeUps', unit: '', atMost: 0 },
+  { kind: 'single', id: 'rss', title: 'idle JS server of `ublk add`: resident memory', value: 'idleResidentBytes', unit: 'MB', atMost: 80 },
 ]
 
 type Pair = [contestant: string, job: Job]

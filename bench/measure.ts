@@ -9,7 +9,7 @@ import { execFile, execFileSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs, promisify } from 'node:util'
-import { type Contestant, contestants, type Serving, SIZE } from './contestants.ts'
+import { type Contestant, contestants, leftBehind, type Serving, SIZE } from './contestants.ts'
 import { figures } from './figures.ts'
 import { fill, type Job, measure } from './fio.ts'
 import { contextSwitches, cpuTime, growth, residentBytes } from './processes.ts'
@@ -19,7 +19,6 @@ const CREATIONS = 50
 const IDLE_SECONDS = 10
 /** A started Node.js tidies its memory up for some seconds. */
 const SETTLE_SECONDS = 20
-const IDLE_CONTESTANTS = ['mem', 'JS worker, sync', 'JS worker, async', 'JS main thread, sync']
 /** What a contestant of no figure does in a comparison. */
 const ALL_JOBS: Job[] = ['read-4k-qd64', 'write-4k-qd64', 'read-4k-qd1', 'read-128k-qd16', 'write-128k-qd16']
 
@@ -72,18 +71,12 @@ if (wants('createToLive')) {
   results.createToLive = JSON.parse(stdout) as number[]
 }
 if (wants('idleWakeUps') || wants('idleResidentBytes')) {
-  for (const name of IDLE_CONTESTANTS) results.idle.push(await watchIdle(byName(name)))
+  for (const server of leftBehind) results.idle.push(await watchIdle(server))
 }
 for (const group of ['null', 'memory', 'file'] as const) {
   await race(contestants.filter((contestant) => contestant.group === group && plan.has(contestant.name)))
 }
 writeFileSync(options.out ?? '/dev/stdout', JSON.stringify(results, null, 2))
-
-function byName(name: string): Contestant {
-  const contestant = contestants.find((one) => one.name === name)
-  if (contestant === undefined) throw new Error(`no contestant is called "${name}"`)
-  return contestant
-}
 
 /** Measures contestants side by side. */
 async function race(entrants: Contestant[]): Promise<void> {
@@ -143,8 +136,8 @@ async function measureOne(contestant: string, serving: Serving, job: Job, round:
 }
 
 /** Starts a server, leaves it alone, and counts how often it wakes up. */
-async function watchIdle(contestant: Contestant): Promise<Idle> {
-  const { pids, stop } = await contestant.start()
+async function watchIdle({ name, start }: (typeof leftBehind)[number]): Promise<Idle> {
+  const { pids, stop } = await start()
   await settle()
   await sleep(SETTLE_SECONDS * 1000)
   const before = contextSwitches(pids)
@@ -152,8 +145,8 @@ async function watchIdle(contestant: Contestant): Promise<Idle> {
   const wakeUps = growth(before, contextSwitches(pids))
   const resident = pids.reduce((sum, pid) => sum + residentBytes(pid), 0)
   await stop()
-  console.error(`${contestant.name}, idle: ${wakeUps} wake-ups in ${IDLE_SECONDS} s, ${(resident / 1e6).toFixed(1)} MB`)
-  return { contestant: contestant.name, wakeUpsPerSecond: wakeUps / IDLE_SECONDS, residentBytes: resident }
+  console.error(`${name}, idle: ${wakeUps} wake-ups in ${IDLE_SECONDS} s, ${(resident / 1e6).toFixed(1)} MB`)
+  return { contestant: name, wakeUpsPerSecond: wakeUps / IDLE_SECONDS, residentBytes: resident }
 }
 
 /** udev looks at a device after it was made, and after each program that had it open for writing: not while somebody measures. */
