@@ -44,7 +44,13 @@ pub(crate) fn watch(queue: &Arc<SharedQueue>) {
         let _ = std::thread::Builder::new().name("ublk-watchdog".into()).spawn(run);
     });
     let last_activity = queue.activity.load(Ordering::Relaxed);
-    watched().push(Watched { queue: Arc::downgrade(queue), last_activity, kicked: None, is_told: false, is_awake: false });
+    watched().push(Watched {
+        queue: Arc::downgrade(queue),
+        last_activity,
+        kicked: None,
+        is_told: false,
+        is_awake: false,
+    });
 }
 
 /// Ends it.
@@ -93,9 +99,8 @@ fn run() {
 impl Watched {
     /// Also a request that was answered meanwhile: else each quick one would come here to wake a thread that sleeps on.
     fn has_news(&self) -> bool {
-        let is_news = |queue: Arc<SharedQueue>| {
-            queue.activity.load(Ordering::Relaxed) != self.last_activity || queue.is_busy()
-        };
+        let is_news =
+            |queue: Arc<SharedQueue>| queue.activity.load(Ordering::Relaxed) != self.last_activity || queue.is_busy();
         self.queue.upgrade().is_some_and(is_news)
     }
 

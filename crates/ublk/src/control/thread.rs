@@ -138,10 +138,11 @@ fn spawn(control: &Arc<ControlThread>) -> Result<(), Error> {
             let _ = report.send(Err(error));
         }
     };
-    std::thread::Builder::new()
-        .name("ublk-control".into())
-        .spawn(serve)
-        .map_err(|source| Error::Kernel { id: None, call: "clone", source })?;
+    std::thread::Builder::new().name("ublk-control".into()).spawn(serve).map_err(|source| Error::Kernel {
+        id: None,
+        call: "clone",
+        source,
+    })?;
     ready.recv().unwrap_or_else(|_| Err(gone()))
 }
 
