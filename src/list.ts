@@ -52,10 +52,13 @@ export async function queueAffinity(id: number, queue: number): Promise<number[]
   return unwrap(await native().queueAffinity(id, queue))
 }
 
-/** Stops a device of any process: the block device goes, the record stays (state `dead`). */
-export async function stopDevice(id: number): Promise<void> {
+/**
+ * Stops a device of any process: the block device goes, the record stays (state `dead`).
+ * @param options.safe true refuses with `ERR_UBLK_BUSY` while somebody has it open or mounted (Linux 7.0 and later). Default false.
+ */
+export async function stopDevice(id: number, options: { safe?: boolean } = {}): Promise<void> {
   checkId(id)
-  unwrap(await native().stopDevice(id))
+  unwrap(await native().stopDevice(id, options.safe ?? false))
 }
 
 /**

@@ -210,8 +210,8 @@ export interface NativeBinding {
   listDevices(): Promise<Outcome<NativeDeviceInfo[]>>
   deviceInfo(id: number): Promise<Outcome<NativeDeviceInfo>>
   queueAffinity(id: number, queue: number): Promise<Outcome<number[]>>
-  /** STOP_DEV for a device of any process. */
-  stopDevice(id: number): Promise<Outcome<null>>
+  /** STOP_DEV for a device of any process; `safe`: TRY_STOP_DEV, which refuses while it is open. */
+  stopDevice(id: number, safe: boolean): Promise<Outcome<null>>
   /** STOP_DEV and DEL_DEV for a device of any process; `wait: false` uses DEL_DEV_ASYNC. */
   deleteDevice(id: number, wait: boolean): Promise<Outcome<null>>
   /**

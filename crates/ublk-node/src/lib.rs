@@ -95,10 +95,14 @@ pub fn queue_affinity(env: &Env, id: u32, queue: u32) -> napi::Result<Object<'_>
     )
 }
 
-/// STOP_DEV for a device of any process.
+/// STOP_DEV for a device of any process; `safe`: TRY_STOP_DEV.
 #[napi(catch_unwind)]
-pub fn stop_device(env: &Env, id: u32) -> napi::Result<Object<'_>> {
-    ops::run(env, move || Ok(Control::open()?.stop(id)?), |_, stopped| stopped.map(|()| Null))
+pub fn stop_device(env: &Env, id: u32, safe: bool) -> napi::Result<Object<'_>> {
+    let stop = move || -> Result<(), Error> {
+        let control = Control::open()?;
+        if safe { control.try_stop(id) } else { control.stop(id) }
+    };
+    ops::run(env, move || Ok(stop()?), |_, stopped| stopped.map(|()| Null))
 }
 
 /// STOP_DEV and DEL_DEV for a device of any process.

@@ -131,6 +131,19 @@ impl Control {
         self.run(CtrlOp::StopDev, CtrlCmd::for_device(id), &mut Vec::new())
     }
 
+    /// TRY_STOP_DEV (7.0): as [`Control::stop`], but only while nobody has the block device open, and nobody can open it meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when it is open or mounted; [`Error::Unsupported`]; else as [`Control::stop`].
+    pub fn try_stop(&self, id: DeviceId) -> Result<(), Error> {
+        match self.run(CtrlOp::TryStopDev, CtrlCmd::for_device(id), &mut Vec::new()) {
+            Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
+                Err(Error::Busy { what: block_path(id), id: Some(id) })
+            }
+            answer => answer,
+        }
+    }
+
     /// DEL_DEV: stops the device and removes it. The driver waits for everybody who holds the block or the char device open; after two
     /// seconds that is left to it: the device is dead then, and goes when the last of them lets go.
     ///
