@@ -5,6 +5,8 @@
  *
  * Writes gather in a transaction that a flush commits: after a power cut the disk is as it was at the last flush, never in
  * between. Discarded blocks are deleted rows; blocks without a row read as zeros. One queue: SQLite has one writer.
+ * A flush that fails is tried again by the next one, unless SQLite gave the transaction up: then writes that were acknowledged are
+ * lost, and every request fails until the device is made anew.
  */
 import { DatabaseSync, type StatementSync } from 'node:sqlite'
 import { type Backend, parseSize, type Size } from 'ublk'
@@ -63,7 +65,10 @@ class Blocks {
   readonly #select: StatementSync
   readonly #replace: StatementSync
   readonly #delete: StatementSync
+  /** Whether a transaction is open. It holds changes that were acknowledged and become durable with the next flush. */
   #changed = false
+  /** Set when such changes are lost. */
+  #lost: Error | null = null
 
   constructor(path: string) {
     this.#database = new DatabaseSync(path)
@@ -75,6 +80,7 @@ class Blocks {
   }
 
   read(buf: Buffer, offset: number): void {
+    this.#refuseAfterLoss()
     const { first, last } = range(offset, buf.length)
     buf.fill(0)
     for (const { number, data } of this.#select.all(first, last)) {
@@ -98,26 +104,49 @@ class Blocks {
   }
 
   commit(): void {
+    this.#refuseAfterLoss()
     if (!this.#changed) return
-    this.#changed = false
-    this.#database.exec('COMMIT')
+    try {
+      this.#database.exec('COMMIT')
+      this.#changed = false
+    } catch (error) {
+      throw this.#failure(error)
+    }
   }
 
   close(): void {
-    this.commit()
-    this.#database.close()
+    try {
+      this.commit()
+    } finally {
+      this.#database.close()
+    }
   }
 
   #change(change: () => void): void {
+    this.#refuseAfterLoss()
     if (!this.#changed) this.#database.exec('BEGIN')
-    this.#changed = true
     try {
       change()
+      this.#changed = true
     } catch (error) {
-      // The program that writes to the device shall hear that the disk is full, and not just EIO.
-      if ((error as { errcode?: number }).errcode === SQLITE_FULL) throw Object.assign(new Error('no space'), { code: 'ENOSPC' })
-      throw error
+      // Nothing in this transaction was acknowledged; what the change did before it failed goes with it.
+      if (!this.#changed && this.#database.isTransaction) this.#database.exec('ROLLBACK')
+      throw this.#failure(error)
     }
+  }
+
+  /** On some errors, such as a full disk, SQLite rolls back by itself. On others the transaction stays, and the next flush tries again. */
+  #failure(error: unknown): unknown {
+    if (this.#changed && !this.#database.isTransaction) {
+      this.#lost = new Error('the writes since the last flush are lost: SQLite rolled back', { cause: error })
+    }
+    // The program that writes to the device shall hear that the disk is full, and not just EIO.
+    const isFull = (error as { errcode?: number }).errcode === SQLITE_FULL
+    return isFull ? Object.assign(new Error('no space', { cause: error }), { code: 'ENOSPC' }) : error
+  }
+
+  #refuseAfterLoss(): void {
+    if (this.#lost !== null) throw this.#lost
   }
 }
 
