@@ -6,7 +6,6 @@
  */
 import { UblkError } from './errors.ts'
 import type { QueueMemory } from './native.ts'
-import { slotCount } from './options.ts'
 
 // Indexes of Int32 words. Words that different threads write lie in cache lines of their own.
 /** Requests published by native, free-running. */
@@ -25,6 +24,8 @@ export const NATIVE_SLEEPING = 80
 export const STATE = 96
 /** Byte offset of slot 0 in the slab. */
 export const SLAB_BASE = 97
+/** 1: JavaScript answers requests whose handlers still hold their slots; a negative result says nothing of its slot from now on. */
+export const JS_REFUSES = 98
 /** First word of the request entries. */
 export const REQUESTS = 128
 
@@ -53,6 +54,9 @@ export const COMPLETION_KEY = 0
 /** Bytes done or -errno. */
 export const COMPLETION_RESULT = 1
 
+/** Slots that take the place of those which late handlers may still use. */
+export const SPARE_SLOTS = 16
+
 export const TAG_BITS = 12
 export const TAG_MASK: number = (1 << TAG_BITS) - 1
 
@@ -64,14 +68,21 @@ export const OP_FLUSH = 2
 export const OP_DISCARD = 3
 export const OP_WRITE_ZEROES = 5
 export const FLAG_FUA: number = 1 << 13
+/** Not of the kernel: the request of this key was answered, past its deadline. No completion is wanted. */
+export const OP_EXPIRED = 255
 
 export const SECTOR_BYTES = 512
 /** Room to align slot 0: V8's allocations are not page aligned. */
 const PAGE_BYTES = 4096
 
-/** Entries of each ring: the power of two that holds every tag twice, so that neither ring can be full. */
+/** Entries of each ring: the power of two that holds every tag and every spare slot twice, so that neither ring can be full. */
 export function ringCapacity(depth: number): number {
-  return 2 ** Math.ceil(Math.log2(2 * depth))
+  return 2 ** Math.ceil(Math.log2(2 * (depth + SPARE_SLOTS)))
+}
+
+/** Slots of the slab: one for each tag, the spare ones, and a last one that no handler ever sees. */
+export function slotCount(depth: number): number {
+  return depth + SPARE_SLOTS + 1
 }
 
 /** First word of the completion entries. */

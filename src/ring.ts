@@ -149,6 +149,8 @@ export class Ring {
   refuse(reason: Error): void {
     if (this.#refusal !== null) return
     this.#refusal = reason
+    // Handlers go on: no other request's data may come into the slots that they hold.
+    Atomics.store(this.#control, layout.JS_REFUSES, 1)
     for (const open of this.#open) {
       if (!open.pending) continue
       this.#open[open.request.tag] = this.#abandon(open, reason)
@@ -166,8 +168,11 @@ export class Ring {
     const control = this.#control
     const key = control[at + layout.REQUEST_KEY] as number
     let open = this.#open[key & layout.TAG_MASK] as OpenRequest
+    if (((control[at + layout.REQUEST_OP] as number) & layout.OP_MASK) === layout.OP_EXPIRED) {
+      this.#expire(open, key)
+      return
+    }
     if (open.pending) {
-      // Native answered ETIMEDOUT and took the tag back: the old handler keeps its own object and buffer.
       open = this.#abandon(open, new Error('the request is past its deadline'))
       this.#open[key & layout.TAG_MASK] = open
     }
@@ -181,6 +186,12 @@ export class Ring {
     } catch (error) {
       this.#fail(open, error)
     }
+  }
+
+  /** Native answered ETIMEDOUT: the handler, if it still runs, keeps its own object and buffer. */
+  #expire(open: OpenRequest, key: number): void {
+    if (!open.pending || open.key !== key) return
+    this.#open[key & layout.TAG_MASK] = this.#abandon(open, new Error('the request is past its deadline'))
   }
 
   /** Fills in the request object and calls the handler of its operation. */
@@ -259,7 +270,7 @@ export class Ring {
   }
 
   readonly #resolved = (open: OpenRequest, result: unknown): void => {
-    if (open.abandoned) return
+    if (open.abandoned) return this.#letGo(open)
     try {
       this.#settle(open, result)
     } catch (error) {
@@ -269,7 +280,7 @@ export class Ring {
   }
 
   readonly #rejected = (open: OpenRequest, error: unknown): void => {
-    if (open.abandoned) return
+    if (open.abandoned) return this.#letGo(open)
     this.#fail(open, error)
     this.#schedulePublish()
   }
@@ -326,6 +337,13 @@ export class Ring {
   readonly #publishLater = (): void => {
     this.#publishScheduled = false
     if (this.#publish() > 0) this.#options.onPublish()
+  }
+
+  /** An abandoned handler is done. Its completion answers nothing: it tells native that the slot is free again. */
+  #letGo(open: OpenRequest): void {
+    if (this.#refusal !== null) return
+    this.#pushCompletion(open.key, 0)
+    this.#schedulePublish()
   }
 
   /** Gives the tag of `open` a fresh object; a late answer of the old one changes nothing. */

@@ -3,10 +3,10 @@ import test from 'ava'
 import { UblkError } from '../../src/errors.ts'
 import * as layout from '../../src/layout.ts'
 
-test('the rings hold every tag twice, in a power of two', (t) => {
-  t.deepEqual([1, 2, 3, 100, 128, 129, 4096].map(layout.ringCapacity), [2, 4, 8, 256, 256, 512, 8192])
-  t.is(layout.completionsAt(128), 128 + 8 * 256)
-  t.is(layout.controlWords(128), 128 + 10 * 256)
+test('the rings hold every tag and every spare slot twice, in a power of two', (t) => {
+  t.deepEqual([1, 16, 17, 112, 113, 4096].map(layout.ringCapacity), [64, 64, 128, 256, 512, 16384])
+  t.is(layout.completionsAt(112), 128 + 8 * 256)
+  t.is(layout.controlWords(112), 128 + 10 * 256)
 })
 
 test('words that different threads write lie in cache lines of their own', (t) => {
@@ -26,8 +26,8 @@ test('words that different threads write lie in cache lines of their own', (t) =
 
 test('the memory of a queue has room for slots, alignment and both rings', (t) => {
   const { slab, control, slots } = layout.allocateQueueMemory(8, 4096)
-  t.is(slots, 16)
-  t.is(slab.length, 16 * 4096 + 4096)
+  t.is(slots, 8 + 16 + 1)
+  t.is(slab.length, 25 * 4096 + 4096)
   t.is(control.length, 4 * layout.controlWords(8))
   t.true(slab.buffer instanceof SharedArrayBuffer && control.buffer instanceof SharedArrayBuffer)
 })

@@ -1,7 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import test from 'ava'
 import type { Backend } from '../../src/backend.ts'
-import { OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE, OP_WRITE_ZEROES, REQUEST_TAIL } from '../../src/layout.ts'
+import { JS_REFUSES, OP_DISCARD, OP_EXPIRED, OP_FLUSH, OP_READ, OP_WRITE, OP_WRITE_ZEROES, REQUEST_TAIL } from '../../src/layout.ts'
 import type { BlockRequest } from '../../src/request.ts'
 import { type HandlerFailure, Ring } from '../../src/ring.ts'
 import { copy, KernelSide } from './kernel-side.ts'
@@ -251,10 +251,35 @@ test('the late answer of a request whose tag was given away changes nothing, and
   t.not(opens[0]?.buf.byteOffset, opens[1]?.buf.byteOffset)
   opens[0]?.settle(100)
   await turn()
-  t.deepEqual(kernel.completions(), [])
+  t.deepEqual(kernel.completions(), [{ tag: 1, generation: 7, result: 0 }], 'its own key: native takes the slot back')
   opens[1]?.settle(512)
   await turn()
   t.deepEqual(kernel.completions(), [{ tag: 1, generation: 8, result: 512 }])
+})
+
+test('the signal of a request aborts when native says that it is past its deadline', async (t) => {
+  const opens: { settle: () => void; signal: AbortSignal }[] = []
+  const { kernel, ring } = setup({
+    read: (_buf, _offset, { signal }) => new Promise<void>((settle) => opens.push({ settle, signal })),
+  })
+  kernel.request({ tag: 1, op: OP_READ, generation: 7 }, { tag: 2, op: OP_READ, generation: 3 })
+  ring.drain()
+  kernel.request({ tag: 1, op: OP_EXPIRED, generation: 7 }, { tag: 2, op: OP_EXPIRED, generation: 2 })
+  ring.drain()
+  t.deepEqual(
+    opens.map(({ signal }) => signal.aborted),
+    [true, false],
+    'only the request of that generation',
+  )
+  t.deepEqual(kernel.completions(), [], 'a notice wants no answer')
+  for (const { settle } of opens) settle()
+  await turn()
+  t.deepEqual(kernel.completions(), [
+    { tag: 1, generation: 7, result: 0 },
+    { tag: 2, generation: 3, result: 512 },
+  ])
+  kernel.request({ tag: 1, op: OP_EXPIRED, generation: 7 })
+  t.is(ring.drain(), 0, 'a request that was answered meanwhile')
 })
 
 test('a drain stops after 1024 requests and says that more wait', (t) => {
@@ -371,7 +396,9 @@ test('refuse answers what is open and what comes, aborts signals, and lets no la
   })
   kernel.request({ tag: 0, op: OP_READ }, { tag: 1, op: OP_READ })
   ring.drain()
+  t.is(kernel.control[JS_REFUSES], 0)
   ring.refuse(new Error('device failed'))
+  t.is(kernel.control[JS_REFUSES], 1, 'native gives the slots of handlers that go on to nobody')
   t.deepEqual(kernel.results(), [EIO, EIO])
   t.is(publishes(), 1)
   t.true(opens.every(({ signal }) => signal.aborted))

@@ -3,6 +3,8 @@
 //!
 //! Invariant: a tag is with JavaScript from `publish` until its completion, its deadline, or the queue's failure, whichever comes first. A
 //! completion counts only if it names the tag's present generation. Nothing here allocates, locks or calls napi per request.
+//! Invariant: a slot that a handler may still use gets no other request's data: a tag past its deadline takes a spare slot until the handler
+//! lets go of the old one, and what is answered without its handler is answered with the last slot, which no handler ever sees.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -50,13 +52,22 @@ struct Tag {
     len_bytes: u32,
 }
 
+/// A slot whose request was answered past its deadline, while its handler goes on.
+struct Lent {
+    token: u32,
+    slot: u32,
+}
+
 /// One queue, owned by the calling thread.
 pub(crate) struct Bridge {
     queue: Queue,
     session: Arc<Session>,
     shared: Arc<SharedQueue>,
     tags: Vec<Tag>,
-    next_spare: u32,
+    spare_slots: Vec<u32>,
+    lent: Vec<Lent>,
+    /// JavaScript answers without its handlers.
+    is_refusing: bool,
     request_head: u32,
     completion_tail: u32,
     is_failing: bool,
@@ -93,6 +104,7 @@ impl Bridge {
         session.queue_serves(id, queue.waker(), Arc::clone(queue.stats()));
         shared.memory.store(layout::STATE, layout::STATE_SERVING as i32);
         let tag = |slot| Tag { slot, generation: 0, is_with_js: false, len_bytes: 0 };
+        let spare_slots: Vec<u32> = (depth..shared.memory.last_slot()).collect();
         let request_head = shared.memory.load(layout::REQUEST_HEAD);
         let completion_tail = shared.memory.load(layout::COMPLETION_TAIL);
         Ok(Bridge {
@@ -100,7 +112,9 @@ impl Bridge {
             session: Arc::clone(session),
             shared,
             tags: (0..depth).map(tag).collect(),
-            next_spare: depth,
+            lent: Vec::with_capacity(spare_slots.len()),
+            spare_slots,
+            is_refusing: false,
             request_head,
             completion_tail,
             is_failing: false,
@@ -130,7 +144,7 @@ impl Bridge {
         let mut published = self.take_events()?;
         if self.shared.is_overdue.load(Ordering::Acquire) {
             self.shared.is_overdue.store(false, Ordering::Release);
-            self.expire()?;
+            published += self.expire()?;
             self.queue.turn(Wait::No)?;
             published += self.take_events()?;
         }
@@ -159,6 +173,7 @@ impl Bridge {
         if count as usize > self.memory().capacity() {
             return Err(self.broken("its completion ring was overrun"));
         }
+        self.is_refusing = self.memory().load(layout::JS_REFUSES) != 0;
         while self.completion_tail != head {
             let (token, result) = self.memory().read_completion(self.completion_tail);
             self.completion_tail = self.completion_tail.wrapping_add(1);
@@ -174,10 +189,22 @@ impl Bridge {
         let number = token & TAG_MASK;
         let Some(tag) = self.tags.get(number as usize).copied() else { return Ok(()) };
         if !tag.is_with_js || tag.generation != token >> layout::TAG_BITS {
+            self.take_back(token);
             return Ok(());
         }
         let is_valid = result >= -MAX_ERRNO && i64::from(result) <= i64::from(tag.len_bytes);
-        self.answer(number as u16, if is_valid { result } else { -libc::EIO }, tag.slot)
+        let result = if is_valid { result } else { -libc::EIO };
+        // A read's data is in its slot, also when JavaScript refuses by now.
+        let slot = if result < 0 && self.is_refusing { self.memory().last_slot() } else { tag.slot };
+        self.answer(number as u16, result, slot)
+    }
+
+    /// A handler that was too late is done, and its slot free.
+    #[cold]
+    fn take_back(&mut self, token: u32) {
+        if let Some(index) = self.lent.iter().position(|lent| lent.token == token) {
+            self.spare_slots.push(self.lent.swap_remove(index).slot);
+        }
     }
 
     #[inline]
@@ -194,10 +221,7 @@ impl Bridge {
         let (mut published, mut was_woken) = (0, false);
         while let Some(event) = self.queue.next_event() {
             match event {
-                Event::Request(tag) if self.is_failing => {
-                    let slot = self.tags[usize::from(tag)].slot;
-                    self.answer(tag, -libc::EIO, slot)?;
-                }
+                Event::Request(tag) if self.is_failing => self.answer(tag, -libc::EIO, self.memory().last_slot())?,
                 Event::Request(tag) => {
                     if published == room {
                         return Err(self.broken("JavaScript has stopped taking requests"));
@@ -217,20 +241,30 @@ impl Bridge {
             self.rest();
         }
         if published > 0 {
-            self.memory().store(layout::REQUEST_HEAD, self.request_head as i32);
-            self.shared.activity.store(self.request_head, Ordering::Relaxed);
-            store_load_fence();
-            watchdog::requests_published();
+            self.announce();
         }
         Ok(published)
+    }
+
+    #[inline]
+    fn announce(&self) {
+        self.memory().store(layout::REQUEST_HEAD, self.request_head as i32);
+        self.shared.activity.store(self.request_head, Ordering::Relaxed);
+        store_load_fence();
+        watchdog::requests_published();
     }
 
     /// After a time without requests: the slots take memory only while they hold data. Data comes in only while this thread is in the ring.
     #[cold]
     fn rest(&mut self) {
-        if self.shared.may_rest.swap(false, Ordering::AcqRel) && self.queue.holds_no_data() {
+        if self.shared.may_rest.swap(false, Ordering::AcqRel) && self.queue.holds_no_data() && !self.is_held() {
             self.memory().give_back();
         }
+    }
+
+    /// A handler may still use a slot.
+    fn is_held(&self) -> bool {
+        self.is_refusing || !self.lent.is_empty() || self.tags.iter().any(|tag| tag.is_with_js)
     }
 
     #[inline]
@@ -254,26 +288,36 @@ impl Bridge {
         self.shared.started_ticks[usize::from(number)].store(started_ticks, Ordering::Relaxed);
     }
 
-    /// Answers what is past its deadline with ETIMEDOUT. Its handler may write to the slot at any time, so the tag gets another one.
-    fn expire(&mut self) -> Result<(), End> {
+    /// Answers what is past its deadline with ETIMEDOUT, and tells JavaScript of each. Answers how many.
+    #[cold]
+    fn expire(&mut self) -> Result<u32, End> {
         let now = clock::ticks();
+        let mut expired = 0;
         for number in 0..self.tags.len() as u16 {
             let tag = self.tags[usize::from(number)];
             let age = now.wrapping_sub(self.shared.started_ticks[usize::from(number)].load(Ordering::Relaxed));
             if !tag.is_with_js || age as i64 <= self.shared.deadline_ticks as i64 {
                 continue;
             }
-            if self.next_spare == self.memory().slots() {
-                return Err(self.broken("too many requests missed their deadline: there is no spare buffer left"));
-            }
-            self.tags[usize::from(number)].slot = self.next_spare;
-            self.answer(number, -libc::ETIMEDOUT, self.next_spare)?;
-            self.next_spare += 1;
+            // Its handler may write to the slot at any time, until it says that it is done.
+            let Some(spare) = self.spare_slots.pop() else {
+                return Err(self.broken("too many handlers are past their deadline: there is no spare buffer left"));
+            };
+            let token = tag.generation << layout::TAG_BITS | u32::from(number);
+            self.lent.push(Lent { token, slot: tag.slot });
+            self.tags[usize::from(number)].slot = spare;
+            self.answer(number, -libc::ETIMEDOUT, spare)?;
+            self.shared.memory.write_request(self.request_head, [token, layout::OP_EXPIRED as u32, 0, 0, 0, 0]);
+            self.request_head = self.request_head.wrapping_add(1);
+            expired += 1;
             if let Some(device) = self.session.device.upgrade() {
                 device.events.call(NativeEvent::request_timeout(self.shared.id));
             }
         }
-        Ok(())
+        if expired > 0 {
+            self.announce();
+        }
+        Ok(expired)
     }
 
     fn broken(&self, what: &str) -> End {
@@ -288,10 +332,13 @@ impl Bridge {
             session.fail(shared.id, error);
         }
         shared.memory.store(layout::STATE, layout::STATE_FAILING as i32);
+        let is_held = self.is_held();
         // A ring that is broken too ends here: the driver aborts the tags of a ring that closes.
         let _ = self.run_out();
         drop(self);
-        shared.memory.give_back();
+        if !is_held {
+            shared.memory.give_back();
+        }
         for started in &shared.started_ticks {
             started.store(0, Ordering::Relaxed);
         }
@@ -308,7 +355,7 @@ impl Bridge {
         }
         for number in 0..self.tags.len() as u16 {
             if self.queue.is_open(number) {
-                self.answer(number, -libc::EIO, self.tags[usize::from(number)].slot)?;
+                self.answer(number, -libc::EIO, self.memory().last_slot())?;
             }
         }
         while self.queue.live_tags() > 0 && Instant::now() < until && self.shared.order() != Order::Abandon {

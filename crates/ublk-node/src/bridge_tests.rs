@@ -65,20 +65,32 @@ struct Script<'m> {
     memory: &'m QueueMemory,
     tail: u32,
     head: u32,
+    /// Keys of the requests that were answered past their deadline, as far as told.
+    expired: Vec<u32>,
 }
 
 impl Script<'_> {
     fn next(&mut self) -> Option<Seen> {
-        if self.memory.load(layout::REQUEST_HEAD) == self.tail {
-            return None;
+        loop {
+            if self.memory.load(layout::REQUEST_HEAD) == self.tail {
+                return None;
+            }
+            let (op, seen) = self.take();
+            if op != layout::OP_EXPIRED as u32 {
+                return Some(seen);
+            }
+            self.expired.push(seen.key);
         }
+    }
+
+    fn take(&mut self) -> (u32, Seen) {
         let mask = layout::ring_capacity(DEPTH.into()) - 1;
         let first = layout::REQUESTS + layout::REQUEST_WORDS * (self.tail as usize & mask);
         let word = |index| self.memory.load(first + index);
         self.tail = self.tail.wrapping_add(1);
         self.memory.store(layout::REQUEST_TAIL, self.tail as i32);
         let sector = u64::from(word(4)) | u64::from(word(5)) << 32;
-        Some(Seen { key: word(0), length: word(2), slot: word(3), offset: sector * 512 })
+        (word(1) & 0xff, Seen { key: word(0), length: word(2), slot: word(3), offset: sector * 512 })
     }
 
     fn answer(&mut self, key: u32, result: i32) {
@@ -123,14 +135,14 @@ impl Live {
         };
         let device = Device::add(&control, spec).unwrap();
         let state = DeviceState::new(registry::next_key(), device, None, DEADLINE, Events::closed());
-        let memory = QueueMemory::leaked(u32::from(DEPTH) + SPARES, DEPTH.into(), MAX_IO_BYTES as usize);
+        let memory = QueueMemory::leaked(u32::from(DEPTH) + SPARES + 1, DEPTH.into(), MAX_IO_BYTES as usize);
         state.prepare_queues(vec![memory], &Mode::Workers).unwrap();
         let session = state.session().unwrap();
         let (fetched, all_fetched) = channel();
         let worker = std::thread::spawn(move || {
             let mut bridge = Bridge::open(&session, 0).unwrap();
             fetched.send(()).unwrap();
-            let mut script = Script { memory: &session.queues[0].memory, tail: 0, head: 0 };
+            let mut script = Script { memory: &session.queues[0].memory, tail: 0, head: 0, expired: Vec::new() };
             let end = loop {
                 match bridge.turn(Wait::Forever) {
                     Ok(_) => {}
@@ -151,6 +163,13 @@ impl Live {
     /// errno of reading one block at `PLACE`, 0 for success.
     fn read(&self) -> i32 {
         read(self.state.id)
+    }
+
+    /// errno of writing one block of `byte` at `PLACE`, 0 for success.
+    fn write(&self, byte: u8) -> i32 {
+        let path = ublk::control::block_path(self.state.id);
+        let file = File::options().write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+        file.write_all_at(&Page([byte; 4096]).0, PLACE).err().map_or(0, |error| error.raw_os_error().unwrap_or(-1))
     }
 }
 
@@ -240,27 +259,82 @@ fn answers_to_nothing_are_ignored() {
 #[ignore = "needs a ublk kernel"]
 fn a_deadline_gives_the_tag_another_slot_until_none_is_left() {
     let (slots, taken) = channel();
-    let mut late = None;
+    let (told, expired) = channel();
     let live = Live::new(Box::new(move |script, seen| {
         if seen.offset == PLACE {
-            slots.send((seen.key & 0xfff, seen.slot)).unwrap();
-            if let Some(key) = late.replace(seen.key) {
-                script.answer(key, seen.length as i32); // too late: it must not answer this one
-            }
+            slots.send((seen.key, seen.slot)).unwrap();
         } else {
             answer_all(script, seen);
         }
+        script.expired.drain(..).for_each(|key| told.send(key).unwrap());
     }));
     for _ in 0..SPARES {
         assert_eq!(live.read(), libc::ETIMEDOUT);
     }
     assert_eq!(live.read(), libc::EIO, "no spare slot: the queue fails");
-    let mut lost = Vec::new();
-    for (tag, slot) in taken.try_iter() {
-        assert!(!lost.contains(&slot), "tag {tag} got slot {slot}, which a late handler may write to");
-        lost.push(slot);
-    }
+    let (keys, lost): (Vec<u32>, Vec<u32>) = taken.try_iter().unzip();
     assert_eq!(lost.len(), SPARES as usize + 1);
+    for (index, slot) in lost.iter().enumerate() {
+        assert!(!lost[..index].contains(slot), "slot {slot}, which a late handler may write to, was given away");
+    }
+    // The last ones are told after the last request that the script has seen.
+    let expired: Vec<u32> = expired.try_iter().collect();
+    assert_eq!(expired, keys[..expired.len()]);
+    assert!(expired.len() + 2 > SPARES as usize, "only {} of {SPARES} were told", expired.len());
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_late_answer_answers_nothing_and_gives_its_slot_back() {
+    let mut late = None;
+    let live = Live::new(Box::new(move |script, seen| {
+        if seen.offset != PLACE {
+            return answer_all(script, seen);
+        }
+        if let Some(key) = late.replace(seen.key) {
+            script.answer(key, seen.length as i32);
+        }
+    }));
+    for round in 0..2 * SPARES + 1 {
+        assert_eq!(live.read(), libc::ETIMEDOUT, "round {round}");
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn what_is_refused_keeps_its_data_while_other_writes_come() {
+    const REFUSED: u8 = 0xaa;
+    let (done, dones) = channel();
+    let mut held: Option<Seen> = None;
+    let live = Live::new(Box::new(move |script, seen| {
+        if seen.offset != PLACE {
+            return answer_all(script, seen);
+        }
+        script.memory.store(layout::JS_REFUSES, 1);
+        script.answer(seen.key, -libc::EIO);
+        match held {
+            None => held = Some(seen),
+            Some(held) if held.key & TAG_MASK == seen.key & TAG_MASK => {
+                done.send(first_byte(script.memory, held.slot)).unwrap();
+            }
+            Some(_) => {}
+        }
+    }));
+    assert_eq!(live.write(REFUSED), libc::EIO);
+    for _ in 0..100 {
+        assert_eq!(live.write(0xbb), libc::EIO);
+    }
+    let bytes: Vec<u8> = dones.try_iter().collect();
+    assert!(bytes.len() > 1, "the tag was used again {} times", bytes.len());
+    assert!(bytes.iter().all(|&byte| byte == REFUSED), "{bytes:x?}");
+}
+
+const TAG_MASK: u32 = (1 << layout::TAG_BITS) - 1;
+
+#[allow(unsafe_code)]
+fn first_byte(memory: &QueueMemory, slot: u32) -> u8 {
+    // SAFETY: the slot lies in leaked memory, and the kernel writes to it only while the calling thread is in the ring.
+    unsafe { std::ptr::read_volatile(std::ptr::with_exposed_provenance(memory.slot(slot).get() as usize)) }
 }
 
 #[test]

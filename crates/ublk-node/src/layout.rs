@@ -10,17 +10,20 @@ pub(crate) const JS_SLEEPING: usize = 64;
 pub(crate) const NATIVE_SLEEPING: usize = 80;
 pub(crate) const STATE: usize = 96;
 pub(crate) const SLAB_BASE: usize = 97;
+pub(crate) const JS_REFUSES: usize = 98;
 pub(crate) const REQUESTS: usize = 128;
 pub(crate) const STATE_SERVING: usize = 1;
 pub(crate) const STATE_FAILING: usize = 2;
 pub(crate) const STATE_ENDED: usize = 3;
 pub(crate) const REQUEST_WORDS: usize = 8;
 pub(crate) const COMPLETION_WORDS: usize = 2;
+pub(crate) const SPARE_SLOTS: usize = 16;
 pub(crate) const TAG_BITS: usize = 12;
+pub(crate) const OP_EXPIRED: usize = 255;
 
-/// Entries of each ring: a power of two that holds every tag twice, so that neither ring can be full.
+/// Entries of each ring: a power of two that holds every tag and every spare slot twice, so that neither ring can be full.
 pub(crate) fn ring_capacity(depth: usize) -> usize {
-    (2 * depth).next_power_of_two()
+    (2 * (depth + SPARE_SLOTS)).next_power_of_two()
 }
 
 /// First word of the completion entries.

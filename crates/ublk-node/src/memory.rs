@@ -49,7 +49,7 @@ impl QueueMemory {
         max_io_bytes: usize,
     ) -> Result<QueueMemory, String> {
         let base = slab.next_multiple_of(PAGE_BYTES);
-        if (slots as usize) < depth || base - slab + slots as usize * max_io_bytes > slab_bytes {
+        if (slots as usize) <= depth || base - slab + slots as usize * max_io_bytes > slab_bytes {
             return Err(format!(
                 "a slab of {slab_bytes} bytes is too small for {slots} slots of {max_io_bytes} and depth {depth}"
             ));
@@ -81,9 +81,9 @@ impl QueueMemory {
             .unwrap()
     }
 
-    /// Slots in the slab.
-    pub(crate) fn slots(&self) -> u32 {
-        self.slots
+    /// The slot that no handler ever sees: for tags that are answered although a handler may still use theirs.
+    pub(crate) fn last_slot(&self) -> u32 {
+        self.slots - 1
     }
 
     /// Where a slot begins.
