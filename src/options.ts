@@ -6,6 +6,7 @@
 import { checkSignal } from './abort.ts'
 import type { Abilities, Backend } from './backend.ts'
 import { invalidType, invalidValue, outOfRange, unknownOption } from './errors.ts'
+import { slotCount } from './layout.ts'
 import { checkId } from './list.ts'
 import type { DeviceSpec, TargetSpec } from './native.ts'
 import { parseSize, type Size } from './size.ts'
@@ -118,8 +119,6 @@ const DEFAULT_REQUEST_TIMEOUT_MS = 20_000
 
 /** One slab is one allocation; beyond this a typing error is likelier than a wish. */
 const MAX_SLAB_BYTES = 4 * 1024 * MIB
-/** Buffers that take the place of one which a late handler may still write to. */
-const MAX_SPARE_SLOTS = 16
 
 /** Checks every option by itself and sets the defaults that need no backend. */
 export function checkOptions(options: DeviceOptions): CheckedOptions {
@@ -153,6 +152,10 @@ export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): D
   const sizeBytes = options.sizeBytes ?? target.sizeBytes
   if (sizeBytes === null && target.kind !== 'file') {
     throw invalidType('size', 'given: a memory or null target has none of its own', undefined)
+  }
+  if (target.kind === 'null' && options.dataPath === 'auto-zero-copy') {
+    // Nothing would write to the pages of a read, and their old content is the kernel's.
+    throw invalidValue('dataPath', "'auto' or 'copy' for a null target (it has no data to move without a copy)", options.dataPath)
   }
   const blockSize = options.blockSize ?? (target.kind === 'file' ? null : DEFAULT_BLOCK_SIZE)
   if (sizeBytes !== null) checkDeviceSize(sizeBytes, blockSize ?? DEFAULT_BLOCK_SIZE)
@@ -198,11 +201,6 @@ export function backendDeviceSpec(options: CheckedOptions, abilities: Abilities)
     writeZeroes: abilities.writeZeroes && !readOnly,
     target: null,
   }
-}
-
-/** Slots of one queue's slab: one per tag, and spares for tags whose handler missed its deadline. */
-export function slotCount(depth: number): number {
-  return depth + Math.min(depth, MAX_SPARE_SLOTS)
 }
 
 type CommonSpec = Pick<

@@ -62,7 +62,7 @@ export function memory(options: MemoryOptions = {}): NativeTarget {
   return new NativeTarget({ ...EMPTY, kind: 'mem', sizeBytes: optionalSize(options, 'memory') })
 }
 
-/** Completes every request and stores nothing: what is read is undefined. For measuring. */
+/** Completes every request and stores nothing: what is read is zeroes. For measuring. */
 export function nullTarget(options: MemoryOptions = {}): NativeTarget {
   return new NativeTarget({ ...EMPTY, kind: 'null', sizeBytes: optionalSize(options, 'nullTarget') })
 }

@@ -1,7 +1,8 @@
 import { inspect } from 'node:util'
 import test from 'ava'
 import { abilitiesOf, type Backend } from '../../src/backend.ts'
-import { backendDeviceSpec, checkOptions, type DeviceOptions, slotCount, targetDeviceSpec } from '../../src/options.ts'
+import { slotCount } from '../../src/layout.ts'
+import { backendDeviceSpec, checkOptions, type DeviceOptions, targetDeviceSpec } from '../../src/options.ts'
 import { file, memory, nullTarget, type WorkerBackend, worker } from '../../src/targets.ts'
 
 const backend: Backend = { read: () => {} }
@@ -142,6 +143,16 @@ test('a native target says what it can by itself', (t) => {
   t.like(of(file({ path: new URL('file:///a%20b'), readOnly: true })), { readOnly: true, target: { path: '/a b', readOnly: true } })
   t.like(of(file('/x'), { readOnly: true }), { target: { readOnly: true } })
   t.throws(() => of(memory()), { code: 'ERR_INVALID_ARG_TYPE', message: /^size must be given/ })
+  t.like(of(memory(), { size: 4096, dataPath: 'auto-zero-copy' }), { dataPath: 'auto-zero-copy' })
+})
+
+test('a null target refuses zero copy: a read would show pages that nobody wrote to', (t) => {
+  const of = (dataPath: string): unknown => targetDeviceSpec(check({ backend: nullTarget(), size: 4096, dataPath }), nullTarget().spec)
+  t.throws(() => of('auto-zero-copy'), {
+    code: 'ERR_INVALID_ARG_VALUE',
+    message: /^dataPath must be 'auto' or 'copy' for a null target .*, got 'auto-zero-copy'$/,
+  })
+  for (const dataPath of ['auto', 'copy']) t.like(of(dataPath), { dataPath })
 })
 
 test('targets check their own options', (t) => {
@@ -162,5 +173,5 @@ test('a module is a URL, a path from here, or worker()', (t) => {
 })
 
 test('each queue has spare slots for late handlers', (t) => {
-  t.deepEqual([1, 8, 16, 128, 4096].map(slotCount), [2, 16, 32, 144, 4112])
+  t.deepEqual([1, 8, 16, 128, 4096].map(slotCount), [18, 25, 33, 145, 4113])
 })
