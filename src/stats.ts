@@ -15,7 +15,7 @@ export interface LatencyStats {
   max: number
 }
 
-/** One operation since the device was created, summed over its queues. */
+/** One operation since the device's last start, summed over its queues. */
 export interface OperationStats {
   requests: number
   bytes: number
