@@ -3,6 +3,7 @@
  *
  * Thread: main only; the devices of a worker thread are taken by the addon's environment clean-up hooks. Nothing is installed while
  * there is no device.
+ * Invariant: the handlers of signals are installed exactly while a tracked device wants them or a signal is being handled.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { isMainThread } from 'node:worker_threads'
@@ -27,13 +28,14 @@ const LAST_RESORT_MS = 100
 /** Every device of this thread that is not closed, and whether signals close it. */
 const devices = new Map<Closable, boolean>()
 let signalled = false
+let watchesSignals = false
 
 /** From now on the end of the process takes `device` along. */
 export function track(device: Closable, closeOnSignal: boolean): void {
   if (!isMainThread) return
   if (devices.size === 0) process.on('exit', onExit)
-  if (closeOnSignal && !watchesSignals()) for (const signal of SIGNALS) process.on(signal, onSignal)
   devices.set(device, closeOnSignal)
+  updateSignalHandlers()
 }
 
 /**
@@ -66,14 +68,21 @@ export async function takenAlong<T>(
 export function untrack(device: Closable): void {
   if (!devices.delete(device)) return
   if (devices.size === 0) process.off('exit', onExit)
-  // While a signal is handled they stay, so that a second one is ours too.
-  if (!watchesSignals() && !signalled) removeSignalHandlers()
+  updateSignalHandlers()
 }
 
-const watchesSignals = (): boolean => [...devices.values()].includes(true)
+function updateSignalHandlers(): void {
+  // While a signal is handled they stay, so that a second one is ours too.
+  setSignalHandlers(signalled || [...devices.values()].includes(true))
+}
 
-function removeSignalHandlers(): void {
-  for (const signal of SIGNALS) process.off(signal, onSignal)
+function setSignalHandlers(wanted: boolean): void {
+  if (wanted === watchesSignals) return
+  watchesSignals = wanted
+  for (const signal of SIGNALS) {
+    if (wanted) process.on(signal, onSignal)
+    else process.off(signal, onSignal)
+  }
 }
 
 function onExit(): void {
@@ -84,10 +93,16 @@ async function onSignal(signal: NodeJS.Signals): Promise<void> {
   const impatient = signalled
   signalled = true
   if (!impatient) await closeAll()
-  removeSignalHandlers()
-  signalled = false
   // Whoever listens too decides when the process ends; its `exit` takes what is left.
-  if (process.listenerCount(signal) > 0) return
+  if (process.listeners(signal).some((listener) => listener !== onSignal)) {
+    if (!impatient) {
+      signalled = false
+      updateSignalHandlers()
+    }
+    return
+  }
+  setSignalHandlers(false)
+  signalled = false
   native().shutdown(LAST_RESORT_MS)
   process.kill(process.pid, signal)
 }
