@@ -66,6 +66,15 @@ async function uses(): Promise<DeviceStats> {
   const p99: number = device.stats().operations.writeZeroes.latency.p99
   is<Equal<typeof p99, number>>()
   await device[Symbol.asyncDispose]()
+  const signal = AbortSignal.timeout(5)
+  const [{ id }] = (await ublk.listDevices({ signal })) as [ublk.DeviceInfo]
+  const { flags }: ublk.Features = await ublk.features({ signal })
+  is<Equal<(typeof flags)[number], ublk.Feature>>()
+  const cpus: number[] = await ublk.queueAffinity((await ublk.deviceInfo(id, { signal })).id, 0, { signal })
+  await ublk.stopDevice(cpus.length, { safe: true, signal })
+  await ublk.deleteDevice(id, { wait: false, signal })
+  // @ts-expect-error -- no such option
+  await ublk.listDevices({ wait: true })
   return device.unref().stats()
 }
 
