@@ -20,6 +20,7 @@ export interface Support {
 
 const CONTROL_PATH = '/dev/ublk-control'
 const IO_URING_SYSCTL = '/proc/sys/kernel/io_uring_disabled'
+const IO_URING_GROUP_SYSCTL = '/proc/sys/kernel/io_uring_group'
 
 /** Whether this process can serve ublk devices here. Never throws. */
 export function isSupported(): Support {
@@ -32,16 +33,40 @@ export function isSupported(): Support {
   return checkIoUring() ?? checkDriver() ?? { supported: true, code: null, reason: '', hint: '' }
 }
 
+/** Who asks for io_uring. @internal */
+export interface IoUringUser {
+  uid: number
+  /** The effective group and the supplementary ones. */
+  gids: number[]
+}
+
+/**
+ * Whether the kernel lets `user` have io_uring. Stands in for CAP_SYS_ADMIN with the user root.
+ * @param disabled of kernel.io_uring_disabled, '0' to '2'
+ * @param group of kernel.io_uring_group, '-1' for none
+ * @see io_uring_allowed in io_uring/io_uring.c
+ * @internal
+ */
+export function mayUseIoUring(disabled: string, group: string, user: IoUringUser): boolean {
+  if (disabled !== '1') return disabled === '0'
+  return user.uid === 0 || user.gids.map(String).includes(group)
+}
+
 function checkIoUring(): Support | null {
-  // 0: everybody may; 1: processes with CAP_SYS_ADMIN or in the group of io_uring_group; 2: nobody.
-  const value = existsSync(IO_URING_SYSCTL) ? readFileSync(IO_URING_SYSCTL, 'latin1').trim() : '0'
-  if (value === '0' || (value === '1' && process.geteuid?.() === 0)) return null
+  const value = readSysctl(IO_URING_SYSCTL, '0')
+  const gids = [process.getegid?.() ?? -1, ...(process.getgroups?.() ?? [])].filter((gid) => gid >= 0)
+  if (mayUseIoUring(value, readSysctl(IO_URING_GROUP_SYSCTL, '-1'), { uid: process.geteuid?.() ?? -1, gids })) return null
   return {
     supported: false,
     code: 'ERR_UBLK_IO_URING_DISABLED',
     reason: `io_uring is switched off here: kernel.io_uring_disabled is ${value}`,
     hint: 'Run sysctl kernel.io_uring_disabled=0 as root.',
   }
+}
+
+/** The text of a sysctl; of one that this kernel does not have, `missing`. */
+function readSysctl(path: string, missing: string): string {
+  return existsSync(path) ? readFileSync(path, 'latin1').trim() : missing
 }
 
 function checkDriver(): Support | null {

@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import test from 'ava'
+import { mayUseIoUring } from '../../src/support.ts'
 
 const INDEX = JSON.stringify(new URL('../../src/index.ts', import.meta.url).href)
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
@@ -53,3 +54,18 @@ test('a module backend loads under node --input-type=module -e, whose arguments 
 test('importing keeps no process alive and installs no handler', (t) => {
   t.is(run('', "return process.listenerCount('exit') + process.listenerCount('SIGTERM') + process.listenerCount('SIGINT')"), 0)
 })
+
+for (const [disabled, group, user, may] of [
+  ['0', '-1', { uid: 1000, gids: [1000] }, true],
+  ['1', '-1', { uid: 0, gids: [0] }, true],
+  ['1', '-1', { uid: 1000, gids: [1000] }, false],
+  ['1', '44', { uid: 1000, gids: [1000] }, false],
+  ['1', '44', { uid: 1000, gids: [44] }, true],
+  ['1', '44', { uid: 1000, gids: [1000, 4, 44] }, true],
+  ['2', '44', { uid: 1000, gids: [44] }, false],
+  ['2', '44', { uid: 0, gids: [44] }, false],
+] as const) {
+  test(`io_uring_disabled ${disabled} with io_uring_group ${group}: user ${user.uid} in ${user.gids} ${may ? 'may' : 'may not'}`, (t) => {
+    t.is(mayUseIoUring(disabled, group, { uid: user.uid, gids: [...user.gids] }), may)
+  })
+}
