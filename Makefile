@@ -137,8 +137,8 @@ vm-compare: build ## side by side with kublk, rublk, go-ublk, loop and null_blk 
 
 ##@ Release
 .PHONY: build-release
-build-release: build ## npm packages for this machine, in target/packages
-	@node scripts/pack.ts
+build-release: build ## npm packages for this machine, in target/packages; after make prebuilds for all: ARGS=--prebuilds
+	@node scripts/pack.ts $(ARGS)
 
 .PHONY: prebuilds
 prebuilds: $(SETUP) ## addons for x64 and arm64, glibc and musl, in target/prebuilds

@@ -1,7 +1,8 @@
 /**
- * Packs what is published into target/packages, as npm would get it: `ublk`, one `ublk-linux-*` for each addon that is
- * there (target/prebuilds if it was made, else native/), and `ublk-cli`. `make build` or `make prebuilds` goes first.
- * Prints the path of each tarball. Options: --addons DIR and --out DIR instead of those directories.
+ * Packs what is published into target/packages, as npm would get it: `ublk`, one `ublk-linux-*` for each addon in native/, and `ublk-cli`.
+ * `make build` goes first, which leaves the addon of this machine there. A release packs with --prebuilds: the addons of all machines, in
+ * target/prebuilds; `make prebuilds` goes first, on the same commit. They are asked for and not taken because they are there: they may be
+ * older than the code. Prints the path of each tarball. Options: --addons DIR and --out DIR instead of these directories.
  */
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -9,7 +10,10 @@ import path from 'node:path'
 import { parseArgs } from 'node:util'
 
 const root = path.resolve(import.meta.dirname, '..')
-const { values: options } = parseArgs({ options: { addons: { type: 'string' }, out: { type: 'string', default: 'target/packages' } } })
+const { values: options } = parseArgs({
+  options: { prebuilds: { type: 'boolean' }, addons: { type: 'string' }, out: { type: 'string', default: 'target/packages' } },
+})
+if (options.prebuilds && options.addons !== undefined) throw new Error('give --prebuilds or --addons DIR, not both')
 const outDirectory = path.resolve(root, options.out)
 const stageDirectory = path.join(outDirectory, 'stage')
 
@@ -43,13 +47,14 @@ function npmPack(...what: string[]): string {
 
 /** Addons by target, such as linux-x64-gnu, with their paths. */
 function addons(): Map<string, string> {
-  const directory = path.resolve(root, options.addons ?? (existsSync(path.join(root, 'target/prebuilds')) ? 'target/prebuilds' : 'native'))
+  const directory = path.resolve(root, options.addons ?? (options.prebuilds ? 'target/prebuilds' : 'native'))
   const found = new Map<string, string>()
   for (const file of existsSync(directory) ? readdirSync(directory) : []) {
     const target = /^ublk\.(linux-\w+-\w+)\.node$/.exec(file)?.[1]
     if (target !== undefined) found.set(target, path.join(directory, file))
   }
-  if (found.size === 0) throw new Error(`there is no addon in ${directory}; run \`make build\` first`)
+  if (found.size === 0)
+    throw new Error(`there is no addon in ${directory}; run \`make ${options.prebuilds ? 'prebuilds' : 'build'}\` first`)
   return found
 }
 
