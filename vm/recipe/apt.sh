@@ -10,11 +10,15 @@ readonly apt_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # The mirror that the machine's apt uses for Debian; a machine without one (Ubuntu) names it in UBLK_DEBIAN_MIRROR.
 debian_mirror() {
-  local mirror
-  # shellcheck disable=SC2016 # the $(…) is apt's, not the shell's
-  mirror=$(env -u APT_CONFIG apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -m 1 -E '/debian/?$' || true)
-  mirror=${UBLK_DEBIAN_MIRROR:-$mirror}
-  [[ -n $mirror ]] || die 1 "this machine's apt has no Debian mirror; name one: UBLK_DEBIAN_MIRROR=http://HOST/debian"
+  local uris mirror=${UBLK_DEBIAN_MIRROR-}
+  if [[ -z $mirror ]]; then
+    # What apt would fetch: known without the package lists, which a fresh machine lacks.
+    uris=$(env -u APT_CONFIG apt-get update --print-uris 2>/dev/null || true)
+    mirror=$(sed -n "s#^'\([^']*/debian\)/dists/.*#\1#p;T;q" <<<"$uris")
+  fi
+  [[ -n $mirror ]] || die 1 "this machine's apt has no Debian mirror, and the VM is made of Debian's packages;
+  set UBLK_DEBIAN_MIRROR to the URL of one, the directory that has dists/ and pool/ in it, for example:
+  export UBLK_DEBIAN_MIRROR=<URL of a Debian mirror>"
   echo "$mirror"
 }
 
