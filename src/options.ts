@@ -44,7 +44,7 @@ export interface DeviceOptions {
   recovery?: Recovery
   /** How the data of native targets moves. Default 'auto': the fastest that kernel and target have. */
   dataPath?: 'auto' | 'copy' | 'auto-zero-copy'
-  /** CPUs for the queue threads; default the kernel's affinity of each queue. */
+  /** CPUs for the queue threads, dealt out in turn, one each; default the kernel's affinity of each queue. */
   cpus?: number[]
   /** Time a JavaScript handler has for one request, in milliseconds, 1 to 29999; default 20000. Then the request fails with ETIMEDOUT. */
   requestTimeoutMs?: number

@@ -2,10 +2,12 @@
  * File systems on devices: made, filled, unmounted, mounted again, checked; also after the device or the server was closed in between.
  */
 import { createHash, randomBytes } from 'node:crypto'
+import { readdirSync, readFileSync } from 'node:fs'
 import { open, readdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { cpus } from 'node:os'
 import path from 'node:path'
 import test from 'ava'
-import { type Device, type DeviceOptions, file, memory, worker } from '../../src/index.ts'
+import { type Backend, type Device, type DeviceOptions, file, memory, worker } from '../../src/index.ts'
 import { memoryBackend, run, withDevice, withDirectory, withMount } from './support.ts'
 
 const MIB = 1 << 20
@@ -78,27 +80,107 @@ test.serial('a file target keeps its file system over close and a new device', a
   })
 })
 
-test.serial('discard and write-zeroes read back as zeroes and give space back', async (t) => {
+/** Fills 8 MiB, discards 2 of them, writes zeroes over another, and reads all from the backend again. Returns what is there and was expected. */
+async function clearRanges(device: Device, beforeClearing = async (): Promise<void> => {}): Promise<[content: Buffer, expected: Buffer]> {
+  const full = Buffer.alloc(8 * MIB, 0xaa)
+  const handle = await open(device.path, 'r+')
+  await handle.write(full, 0, full.length, 0)
+  await handle.sync()
+  await handle.close()
+  await beforeClearing()
+  await run('blkdiscard', '-o', 1 * MIB, '-l', 2 * MIB, device.path)
+  await run('blkdiscard', '-z', '-o', 4 * MIB, '-l', 1 * MIB, device.path)
+  await run('blockdev', '--flushbufs', device.path)
+  const content = (await readFile(device.path)).subarray(0, full.length)
+  return [content, full.fill(0, MIB, 3 * MIB).fill(0, 4 * MIB, 5 * MIB)]
+}
+
+for (const [name, makeBackend] of Object.entries(backends)) {
+  test.serial(`discard and write-zeroes on ${name}: these ranges read back as zeroes, and no others`, async (t) => {
+    await withDirectory((directory) =>
+      withDevice({ backend: makeBackend(16 * MIB, directory) }, async (device) => {
+        const [content, expected] = await clearRanges(device)
+        t.true(content.equals(expected))
+        // The kernel sent them as such, and did not write zeroes itself.
+        const { discard, writeZeroes } = device.stats().operations
+        t.true(discard.requests > 0 && writeZeroes.requests > 0)
+      }),
+    )
+  })
+}
+
+test.serial('a discard gives the space of a file back', async (t) => {
   await withDirectory(async (directory) => {
     const image = path.join(directory, 'image')
-    await withDevice({ backend: file({ path: image, size: 32 * MIB, create: true }) }, async (device) => {
-      const handle = await open(device.path, 'r+')
-      await handle.write(Buffer.alloc(8 * MIB, 0xaa), 0, 8 * MIB, 0)
-      await handle.sync()
-      await handle.close()
-      const before = (await stat(image)).blocks
-      await run('blkdiscard', '-o', 1 * MIB, '-l', 2 * MIB, device.path)
-      await run('blkdiscard', '-z', '-o', 4 * MIB, '-l', 1 * MIB, device.path)
-      const after = (await stat(image)).blocks
+    await withDevice({ backend: file({ path: image, size: 16 * MIB, create: true }) }, async (device) => {
+      const blocks = async (): Promise<number> => (await stat(image)).blocks
+      let before = 0
+      await clearRanges(device, async () => {
+        before = await blocks()
+      })
+      const after = await blocks()
       t.true(after <= before - (2 * MIB) / 512, `${before} blocks before, ${after} after`)
-      const content = await readFile(device.path)
-      const expected = Buffer.alloc(8 * MIB, 0xaa)
-        .fill(0, MIB, 3 * MIB)
-        .fill(0, 4 * MIB, 5 * MIB)
-      t.true(content.subarray(0, 8 * MIB).equals(expected))
     })
   })
 })
+
+/** A backend that cannot write. */
+const readOnlyBackend = (size: number): Backend => ({ size, read: (buffer) => void buffer.fill(0) })
+const readOnlyDevices: Record<string, (directory: string) => Promise<DeviceOptions>> = {
+  'mem with readOnly': async () => ({ backend: memory({ size: MIB }), readOnly: true }),
+  'file opened for reading': async (directory) => {
+    await writeFile(path.join(directory, 'image'), Buffer.alloc(MIB))
+    return { backend: file({ path: path.join(directory, 'image'), readOnly: true }) }
+  },
+  'js main without write': async () => ({ backend: readOnlyBackend(MIB) }),
+}
+
+for (const [name, options] of Object.entries(readOnlyDevices)) {
+  test.serial(`${name}: a write is refused`, async (t) => {
+    await withDirectory(async (directory) =>
+      withDevice(await options(directory), async (device) => {
+        t.is((await run('blockdev', '--getro', device.path)).trim(), '1')
+        const write = async (): Promise<void> => {
+          const handle = await open(device.path, 'r+')
+          await handle.write(Buffer.alloc(4096, 1), 0, 4096, 0).finally(() => handle.close())
+        }
+        // From open or from write: kernels differ.
+        const { code } = (await t.throwsAsync(write())) as NodeJS.ErrnoException
+        t.true(['EPERM', 'EACCES', 'EROFS'].includes(String(code)), code)
+        t.true((await readFile(device.path)).equals(Buffer.alloc(MIB)))
+        t.is(device.stats().operations.write.requests, 0)
+      }),
+    )
+  })
+}
+
+/** CPUs that the thread of one queue may run on, as the kernel writes them: a list with ranges. */
+function allowedCpus({ id }: Device, queue: number): string | undefined {
+  for (const task of readdirSync('/proc/self/task')) {
+    try {
+      const status = readFileSync(`/proc/self/task/${task}/status`, 'utf8')
+      if (status.startsWith(`Name:\tublk${id}q${queue}\n`)) return /^Cpus_allowed_list:\s*(\S+)$/m.exec(status)?.[1]
+    } catch {
+      // Another thread, which ended meanwhile.
+    }
+  }
+  return undefined
+}
+
+for (const name of ['mem', 'js main'] as const) {
+  test.serial(`${name}: queue threads run on the CPUs that were asked for`, async (t) => {
+    const last = cpus().length - 1
+    const queues = name === 'mem' ? 2 : 1
+    for (const wanted of [[0], [last], [last, 0]]) {
+      const backend = (backends[name] as MakeBackend)(MIB, '')
+      await withDevice({ backend, queues, cpus: wanted }, async (device) => {
+        for (let queue = 0; queue < queues; queue++) {
+          t.is(allowedCpus(device, queue), String(wanted[queue % wanted.length]), `queue ${queue} of cpus ${wanted}`)
+        }
+      })
+    }
+  })
+}
 
 test.serial('memory comes with the first write and goes with the discard', async (t) => {
   const resident = async (): Promise<number> => process.memoryUsage.rss()
