@@ -1,9 +1,11 @@
+import { once } from 'node:events'
 import { statSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
+import { connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import test from 'ava'
 import { askServer } from '../src/lib/server-client.ts'
-import { listen, type StatusSource } from '../src/lib/status-server.ts'
+import { listen, type StatusServer, type StatusSource } from '../src/lib/status-server.ts'
 import { temporaryDirectory } from './program.ts'
 
 const SOURCE: StatusSource = {
@@ -13,13 +15,45 @@ const SOURCE: StatusSource = {
   stop: async () => undefined,
 }
 
-async function serverFor(t: { teardown(run: () => void): void }, source: Partial<StatusSource> = {}): Promise<string> {
+type Teardown = { teardown(run: () => void): void }
+
+async function serverFor(t: Teardown, source: Partial<StatusSource> = {}): Promise<string> {
+  return (await closableServer(t, source)).socket
+}
+
+async function closableServer(
+  t: Teardown,
+  source: Partial<StatusSource> = {},
+  options: { silenceLimitMs?: number } = {},
+): Promise<{ socket: string; server: StatusServer }> {
   const { path, remove } = temporaryDirectory()
   const socket = join(path, '0.sock')
-  const server = await listen(socket, { ...SOURCE, ...source })
+  const server = await listen(socket, { ...SOURCE, ...source }, options)
   t.teardown(() => server.close())
   t.teardown(remove)
-  return socket
+  return { socket, server }
+}
+
+/** A caller who is connected, and says `said`. */
+async function caller(socket: string, said = ''): Promise<Socket> {
+  const client = connect(socket).resume()
+  await once(client, 'connect')
+  client.on('error', () => undefined).write(said)
+  return client
+}
+
+/** Resolves when the other side has hung up, with a reset or without. */
+async function hungUp(client: Socket): Promise<void> {
+  while (!client.closed) await setTimeout(5)
+}
+
+/** Something that happens later: `promise` resolves with `resolve()`. */
+function turn(): { promise: Promise<void>; resolve: () => void } {
+  let resolve: () => void = () => undefined
+  const promise = new Promise<void>((done) => {
+    resolve = done
+  })
+  return { promise, resolve }
 }
 
 test('the socket is 0600, and the mask of the process is as before', async (t) => {
@@ -74,4 +108,47 @@ test('a server that does not answer is a time-out, exit status 7', async (t) => 
   t.teardown(remove)
   const error = await t.throwsAsync(askServer(socket, 'GET', '/info', 100))
   t.like((error as unknown as { report: object }).report, { code: 'ERR_UBLK_TIMEOUT', exitCode: 7 })
+})
+
+test('close hangs up on who has not asked, before HTTP is loaded and after; the answer under way gets out', async (t) => {
+  const stopping = turn()
+  const begun = turn()
+  const { socket, server } = await closableServer(t, {
+    stop: () => {
+      begun.resolve()
+      return stopping.promise
+    },
+  })
+  const early = await caller(socket)
+  const answer = askServer(socket, 'POST', '/stop')
+  await begun.promise
+  const silent = await caller(socket)
+  const halfway = await caller(socket, 'GET /info HTTP/1.1\r\n')
+  server.close()
+  await Promise.all([early, silent, halfway].map(hungUp))
+  t.is(await askServer(socket, 'GET', '/info'), null)
+  stopping.resolve()
+  t.deepEqual(await answer, { stopped: true })
+})
+
+test('a server that closes before its first caller has HTTP hangs up', async (t) => {
+  const { socket, server } = await closableServer(t)
+  const client = await caller(socket)
+  server.close()
+  server.close()
+  await hungUp(client)
+  t.pass()
+})
+
+test('a silent caller is hung up on in time, and an answer may take longer', async (t) => {
+  const { socket } = await closableServer(t, { stop: () => setTimeout(300) }, { silenceLimitMs: 50 })
+  const client = await caller(socket)
+  t.deepEqual(await askServer(socket, 'POST', '/stop'), { stopped: true })
+  await hungUp(client)
+})
+
+test('a caller that resets the connection does no harm', async (t) => {
+  const socket = await serverFor(t)
+  for (let times = 0; times < 10; times++) (await caller(socket, 'GET /info HTTP/1.1\r\n\r\n')).destroy()
+  t.deepEqual(await askServer(socket, 'GET', '/info'), { id: 7 })
 })

@@ -7,14 +7,13 @@
  * so nothing of theirs is ever removed.
  */
 
-import type { Server as SocketServer } from 'node:net'
 import type { Device } from 'ublk'
 import { type DescribedDevice, toDescribed } from './describe.ts'
 import { interrupted } from './failure.ts'
 import { prometheusText } from './metrics.ts'
 import { ownIdentity } from './process.ts'
 import { type ServerState, StateDirectory } from './state.ts'
-import { listen } from './status-server.ts'
+import { listen, type StatusServer } from './status-server.ts'
 import { deviceOptions, formatTarget, type ServeSpec, withFlagNames } from './target.ts'
 import { version } from './version.ts'
 
@@ -37,7 +36,7 @@ export class DeviceServer {
   readonly #device: Device
   readonly #directory: StateDirectory
   readonly #state: ServerState
-  #socket: SocketServer | null = null
+  #socket: StatusServer | null = null
   #lastError: Error | null = null
   #closing: Promise<void> | null = null
   #recordPoll: NodeJS.Timeout | null = null
@@ -164,7 +163,7 @@ export class DeviceServer {
     }, STOPPED_POLL_MS)
   }
 
-  /** Takes socket and record away. Open connections live on, so that the answer to `POST /stop` gets out. */
+  /** Takes socket and record away. Answers under way still get out: that to `POST /stop` comes after this. */
   #withdraw({ keepsRecord = false } = {}): void {
     this.#socket?.close()
     this.#socket = null

@@ -5,10 +5,12 @@
  *   GET /metrics   the same for Prometheus             POST /stop     stops and removes the device; answers when it is gone
  *
  * Whoever can open the socket may do all of this: it is 0600, in a directory that is 0700.
+ *
+ * A caller has one answer, and must ask for it soon. One who has not asked keeps no server alive: an open socket would.
  */
 
 import type { Server as HttpServer, IncomingMessage, ServerResponse } from 'node:http'
-import { createServer, type Server } from 'node:net'
+import { createServer, type Socket } from 'node:net'
 import { reportOf } from './failure.ts'
 import { METRICS_CONTENT_TYPE } from './metrics.ts'
 
@@ -20,28 +22,52 @@ export interface StatusSource {
   stop(): Promise<void>
 }
 
+export interface StatusServer {
+  /** Takes no more calls, and hangs up on those who have not asked; answers under way still get out. Twice is the same as once. */
+  close(): void
+}
+
+/** How long a caller may be silent, before his question and while he takes the answer. */
+const SILENCE_LIMIT_MS = 10_000
+
 /** Begins to listen; the file at `path` must be gone. */
-export function listen(path: string, source: StatusSource): Promise<Server> {
+export function listen(path: string, source: StatusSource, { silenceLimitMs = SILENCE_LIMIT_MS } = {}): Promise<StatusServer> {
+  const silent = new Set<Socket>()
   // HTTP is loaded by the first caller: most devices are never asked, and would keep its megabytes for years.
   let http: Promise<HttpServer> | null = null
   const server = createServer((socket) => {
-    http ??= httpServer(source)
-    http.then((loaded) => loaded.emit('connection', socket)).catch(() => socket.destroy())
+    silent.add(socket)
+    socket.once('close', () => silent.delete(socket))
+    // HTTP has listeners of its own, but later; an error also closes the socket, which is all there is to do.
+    socket.on('error', () => undefined)
+    socket.setTimeout(silenceLimitMs, () => socket.destroy())
+    http ??= httpServer(source, silent, silenceLimitMs)
+    http.then((loaded) => socket.destroyed || loaded.emit('connection', socket)).catch(() => socket.destroy())
   })
+  const close = (): void => {
+    server.close()
+    for (const socket of silent) socket.destroy()
+  }
   // `listen` makes the socket before it returns, with the rights that the mask leaves.
   const mask = process.umask(0o177)
-  const listening = new Promise<Server>((resolve, reject) => {
+  const listening = new Promise<StatusServer>((resolve, reject) => {
     server.once('error', reject)
-    server.listen(path, () => resolve(server))
+    server.listen(path, () => resolve({ close }))
   })
   process.umask(mask)
   return listening
 }
 
-async function httpServer(source: StatusSource): Promise<HttpServer> {
+async function httpServer(source: StatusSource, silent: Set<Socket>, silenceLimitMs: number): Promise<HttpServer> {
   const { createServer } = await import('node:http')
   return createServer((request, response) => {
-    answer(request, response, source).catch((error) => sendJson(response, 500, { error: reportOf(error) }))
+    const { socket } = request
+    silent.delete(socket)
+    // The answer to a stop takes as long as the device does; from then on it is for the caller again to take it.
+    socket.setTimeout(0)
+    answer(request, response, source)
+      .catch((error) => sendJson(response, 500, { error: reportOf(error) }))
+      .finally(() => socket.setTimeout(silenceLimitMs))
   })
 }
 

@@ -1,7 +1,9 @@
 import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { existsSync, readdirSync, readlinkSync, statSync } from 'node:fs'
 import { request } from 'node:http'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { temporaryDirectory, ublk } from '../program.ts'
@@ -173,6 +175,15 @@ test.serial('del takes several, and --all; --async does not wait', async (t) => 
   await waitUntil('device 4 is gone', () => !existsSync('/dev/ublkc4'))
   t.deepEqual(JSON.parse((await ublk(['del', '--all', '--json'])).stdout), { deleted: [3] })
   t.deepEqual(serverPids(), [])
+})
+
+test.serial('del ends a server that a caller is connected to and says nothing', async (t) => {
+  const { id, server } = await add(t, 'mem', '-s', '16M')
+  const caller = connect(server.socket).on('error', () => undefined)
+  await once(caller, 'connect')
+  await del(t, String(id))
+  t.false(isAlive(server.pid))
+  await assertNothingLeft(t, 0)
 })
 
 test.serial('del goes on after a device that is not there, and fails with 3', async (t) => {
