@@ -4,7 +4,7 @@ import { connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import test from 'ava'
-import { askServer } from '../src/lib/server-client.ts'
+import { askServer, tellServer } from '../src/lib/server-client.ts'
 import { listen, type StatusServer, type StatusSource } from '../src/lib/status-server.ts'
 import { temporaryDirectory } from './program.ts'
 
@@ -151,4 +151,22 @@ test('a caller that resets the connection does no harm', async (t) => {
   const socket = await serverFor(t)
   for (let times = 0; times < 10; times++) (await caller(socket, 'GET /info HTTP/1.1\r\n\r\n')).destroy()
   t.deepEqual(await askServer(socket, 'GET', '/info'), { id: 7 })
+})
+
+test('what is told is carried out without its teller, who does not wait', async (t) => {
+  const begun = turn()
+  const socket = await serverFor(t, {
+    stop: () => {
+      begun.resolve()
+      return new Promise(() => undefined)
+    },
+  })
+  t.true(await tellServer(socket, 'POST', '/stop'))
+  await begun.promise
+})
+
+test('telling nobody is false', async (t) => {
+  const { path, remove } = temporaryDirectory()
+  t.teardown(remove)
+  t.false(await tellServer(join(path, 'none.sock'), 'POST', '/stop'))
 })

@@ -2,7 +2,7 @@
 
 import { EXIT, Failure, noSuchDevice } from './failure.ts'
 import { waitForEnd } from './process.ts'
-import { askServer } from './server-client.ts'
+import { askServer, tellServer } from './server-client.ts'
 import { StateDirectory } from './state.ts'
 
 /** The kernel waits for the requests under way, each of which has at most 20 s by default in a JavaScript backend. */
@@ -14,12 +14,10 @@ export async function removeDevice(id: number, { wait }: { wait: boolean }): Pro
   const directory = StateDirectory.forUser()
   const served = directory.readServed(id)
   if (served !== null) {
-    const answer = askServer(directory.socketPath(id), 'POST', '/stop', STOP_LIMIT_MS)
+    const socketPath = directory.socketPath(id)
     if (!wait) {
-      answer.catch(() => undefined)
-      return
-    }
-    if ((await answer) !== null) {
+      if (await tellServer(socketPath, 'POST', '/stop')) return
+    } else if ((await askServer(socketPath, 'POST', '/stop', STOP_LIMIT_MS)) !== null) {
       if (await waitForEnd(served, SERVER_END_LIMIT_MS)) return
       throw serverStays(id, served.pid)
     }

@@ -21,9 +21,35 @@ export async function askServer<T>(
     if (status !== 200 && value.error !== undefined) throw new Failure(value.error)
     return value
   } catch (error) {
-    if (['ENOENT', 'ECONNREFUSED'].includes((error as NodeJS.ErrnoException).code ?? '')) return null
+    if (isNobodyThere(error)) return null
     throw error
   }
+}
+
+/**
+ * One call whose answer nobody waits for. Resolves when it is sent, with false when nobody listens at `socketPath`. The server carries it
+ * out by itself: what is in the socket is read also after this end is closed.
+ */
+export async function tellServer(socketPath: string, method: 'POST', path: string): Promise<boolean> {
+  const call = request({ socketPath, method, path, agent: false })
+  // A server that is too busy to take the call does not hold us up either.
+  const timer = setTimeout(() => call.destroy(noAnswer(socketPath, DEFAULT_LIMIT_MS)), DEFAULT_LIMIT_MS)
+  try {
+    await new Promise<void>((resolve, reject) => {
+      call.once('error', reject).once('finish', resolve).end()
+    })
+    return true
+  } catch (error) {
+    if (isNobodyThere(error)) return false
+    throw error
+  } finally {
+    clearTimeout(timer)
+    call.on('error', () => undefined).destroy()
+  }
+}
+
+function isNobodyThere(error: unknown): boolean {
+  return ['ENOENT', 'ECONNREFUSED'].includes((error as NodeJS.ErrnoException).code ?? '')
 }
 
 function exchange(socketPath: string, method: string, path: string, limitMs: number): Promise<{ status: number; body: string }> {

@@ -90,6 +90,11 @@ const MARK = `import { writeFileSync } from 'node:fs'
 const mark = () => writeFileSync(new URL('${REACHED}', import.meta.url), '')
 `
 
+/** The file beside the module `holds` that lets its requests go. */
+export const RELEASE = 'release'
+/** Where a request must begin for the module `holds` to hold it: nobody reads there unasked. */
+export const HELD_OFFSET = 8 * 1024 * 1024
+
 /** Backend modules, by what they do. */
 export const MODULES = {
   memory: `
@@ -104,6 +109,18 @@ export const MODULES = {
   neverLoads: `${MARK}mark()\nawait new Promise(() => setInterval(() => {}, 1000))\nexport default { size: 4096, read() {} }`,
   neverOpens: `${MARK}export default { size: '1M', open() { mark(); return new Promise(() => setInterval(() => {}, 1000)) }, read() {} }`,
   neverAnswers: `${MARK}export default { size: '1M', read() { mark(); return new Promise(() => setInterval(() => {}, 1000)) } }`,
+  holds: `${MARK}
+    import { existsSync } from 'node:fs'
+    import { setTimeout } from 'node:timers/promises'
+    const released = () => existsSync(new URL('${RELEASE}', import.meta.url))
+    export default {
+      size: '16M',
+      async read(_, offset) {
+        if (offset !== ${HELD_OFFSET}) return
+        mark()
+        while (!released()) await setTimeout(20)
+      },
+    }`,
   spins: `${MARK}export default { size: '1M', read() { mark(); for (;;); } }`,
   doesNotParse: 'export default {{{',
   throws: "throw new Error('no such bucket')",

@@ -1,7 +1,7 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { existsSync, readdirSync, readlinkSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readlinkSync, statSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { connect } from 'node:net'
 import { join } from 'node:path'
@@ -12,10 +12,13 @@ import {
   assertNothingLeft,
   assertReport,
   del,
+  HELD_OFFSET,
   isAlive,
   leftovers,
   list,
   MODULES,
+  REACHED,
+  RELEASE,
   readText,
   STATE,
   serverPids,
@@ -177,6 +180,36 @@ test.serial('del takes several, and --all; --async does not wait', async (t) => 
   t.deepEqual(serverPids(), [])
 })
 
+test.serial('del --async does not wait for a request that the backend holds; the device goes later', async (t) => {
+  const directory = temporaryDirectory({ 'backend.ts': MODULES.holds })
+  t.teardown(directory.remove)
+  const { stdout } = await ublk(['add', './backend.ts', '--json'], { cwd: directory.path })
+  const { id, path, charPath, server } = JSON.parse(stdout)
+  const reader = spawn('dd', [`if=${path}`, 'of=/dev/null', 'bs=4k', 'count=1', `skip=${HELD_OFFSET / 4096}`, 'iflag=direct'], {
+    stdio: 'ignore',
+  })
+  const read = once(reader, 'exit')
+  await waitUntil('the request has come', () => existsSync(join(directory.path, REACHED)))
+  // What any command takes on this machine is not the removal's.
+  const any = await timed(() => list(t))
+  const removal = await timed(() => del(t, String(id), '--async'))
+  t.true(removal - any < 2_000, `${removal} ms, where list takes ${any} ms`)
+  t.true(existsSync(charPath))
+  t.true(isAlive(server.pid))
+  writeFileSync(join(directory.path, RELEASE), '')
+  await read
+  await waitUntil('the server has ended', () => !isAlive(server.pid))
+  await assertNothingLeft(t)
+})
+
+test.serial('del --async of a device whose server was killed', async (t) => {
+  const { id, server } = await add(t, 'mem', '-s', '16M')
+  process.kill(server.pid, 'SIGKILL')
+  await waitUntil('the device is dead', async () => (await list(t))[0]?.state === 'dead', 30_000)
+  await del(t, String(id), '--async')
+  await assertNothingLeft(t)
+})
+
 test.serial('del ends a server that a caller is connected to and says nothing', async (t) => {
   const { id, server } = await add(t, 'mem', '-s', '16M')
   const caller = connect(server.socket).on('error', () => undefined)
@@ -233,6 +266,12 @@ test.serial('doctor is content with a machine that can serve', async (t) => {
   )
   t.is((await ublk(['doctor'])).status, 0)
 })
+
+async function timed(run: () => Promise<unknown>): Promise<number> {
+  const begin = performance.now()
+  await run()
+  return performance.now() - begin
+}
 
 function call(socketPath: string, method: string, path: string): Promise<{ body: string; type: string | undefined }> {
   return new Promise((resolve, reject) => {
