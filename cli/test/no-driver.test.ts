@@ -11,6 +11,7 @@ const VERBS = [
   ['info', '0'],
   ['features'],
   ['stop', '0'],
+  ['stop', '0', '--safe'],
   ['del', '0'],
   ['del', '--all'],
   ['stats', '0'],

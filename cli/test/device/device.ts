@@ -1,5 +1,7 @@
 /** What the device tests share: root on a machine with ublk (in the VM), one test at a time. */
 
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import type { ExecutionContext } from 'ava'
 import type { ListedDevice } from '../../src/lib/describe.ts'
@@ -73,6 +75,17 @@ export async function waitUntil(what: string, condition: () => boolean | Promise
 
 export function delay(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms))
+}
+
+/** Somebody who has a file open. Returns how to make him close it; the end of the test does too. */
+export async function holdOpen(t: ExecutionContext, path: string): Promise<() => Promise<void>> {
+  const holder = spawn('sh', ['-c', 'exec 3<"$0"; echo open; exec sleep 600', path], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const release = async (): Promise<void> => {
+    if (holder.kill()) await once(holder, 'exit')
+  }
+  t.teardown(release)
+  await once(holder.stdout, 'data')
+  return release
 }
 
 /** An error report on standard error: one sentence, at most one hint, nothing on standard output. */

@@ -13,6 +13,7 @@ import {
   assertReport,
   del,
   HELD_OFFSET,
+  holdOpen,
   isAlive,
   leftovers,
   list,
@@ -160,6 +161,23 @@ test.serial('stop: the block device goes, the record and its server stay until d
   t.true(isAlive(server.pid))
   await del(t, String(id))
   t.false(isAlive(server.pid))
+})
+
+test.serial('stop --safe leaves a device that is open as it is, with 6, and stops it when nobody has it open', async (t) => {
+  const { id, path } = await add(t, 'mem', '-s', '16M')
+  const release = await holdOpen(t, path)
+  assertReport(t, await ublk(['stop', String(id), '--safe']), 6, new RegExp(`${path} is in use`))
+  t.like((await list(t))[0], { id, state: 'live' })
+  checkData(t, path)
+  await release()
+  // The closing of a device that was written to is an event for udev, which looks at it once more.
+  execFileSync('udevadm', ['settle'])
+  const stopped = await ublk(['stop', path, '--safe', '--json'])
+  t.is(stopped.status, 0, stopped.stdout)
+  t.deepEqual(JSON.parse(stopped.stdout), { stopped: id })
+  await waitUntil('the block device is gone', () => !existsSync(path))
+  t.like((await list(t))[0], { id, state: 'dead' })
+  await del(t, String(id))
 })
 
 test.serial('the server goes when another program removes its device', async (t) => {
