@@ -270,7 +270,10 @@ export class Ring {
   }
 
   readonly #resolved = (open: OpenRequest, result: unknown): void => {
-    if (open.abandoned) return this.#letGo(open)
+    if (open.abandoned) {
+      this.#letGo(open)
+      return
+    }
     try {
       this.#settle(open, result)
     } catch (error) {
@@ -280,7 +283,10 @@ export class Ring {
   }
 
   readonly #rejected = (open: OpenRequest, error: unknown): void => {
-    if (open.abandoned) return this.#letGo(open)
+    if (open.abandoned) {
+      this.#letGo(open)
+      return
+    }
     this.#fail(open, error)
     this.#schedulePublish()
   }

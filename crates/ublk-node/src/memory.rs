@@ -68,6 +68,8 @@ impl QueueMemory {
             completions: layout::completions_at(depth),
         };
         memory.store(layout::SLAB_BASE, (base - slab) as i32);
+        // Small pages, so that a request takes what it moves and not 2 MiB: the first ones after a rest would wait for the zeroing of it all.
+        memory.advise(libc::MADV_NOHUGEPAGE);
         Ok(memory)
     }
 
@@ -97,10 +99,15 @@ impl QueueMemory {
     /// Gives the pages of the slab back to the system while no request's data is in it, or no ring uses it any more: V8 frees a
     /// SharedArrayBuffer much later. A handler that still holds a view reads zeroes: its view ended with its request.
     pub(crate) fn give_back(&self) {
+        self.advise(libc::MADV_DONTNEED);
+    }
+
+    /// Tells the kernel how the slots are used; a wish that it may refuse.
+    fn advise(&self, advice: libc::c_int) {
         let start: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(self.slab);
-        // SAFETY: whole pages inside the slab, which the owner's reference keeps mapped (module header); anonymous memory, so that they read
-        // as zeroes afterwards, and views of shared memory expect any change.
-        unsafe { libc::madvise(start, self.slots as usize * self.slot_bytes, libc::MADV_DONTNEED) };
+        // SAFETY: whole pages inside the slab, which the owner's reference keeps mapped (module header). NOHUGEPAGE changes no content; after
+        // DONTNEED anonymous memory reads as zeroes, and views of shared memory expect any change.
+        unsafe { libc::madvise(start, self.slots as usize * self.slot_bytes, advice) };
     }
 
     #[inline]
