@@ -238,6 +238,10 @@ impl NativeDevice {
             ("worker", None) => Mode::Workers,
             _ => return Err(napi::Error::from_reason(format!("mode {mode} with or without a function to wake"))),
         };
+        // Before the memory of a run that goes on would be let go.
+        if let Err(error) = state.check_idle() {
+            return ops::run(env, move || Err(error), |_, prepared: Result<(), _>| prepared.map(|()| Null));
+        }
         let held = memory.into_iter().flat_map(|queue| [queue.slab, queue.control]).collect();
         owner::hold(env, key, held, wakes)?;
         ops::run(

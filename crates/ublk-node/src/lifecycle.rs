@@ -307,7 +307,8 @@ impl DeviceState {
         Ok(())
     }
 
-    fn check_idle(&self) -> Result<(), NativeError> {
+    /// Nobody serves it: nothing uses the memory of a former run.
+    pub(crate) fn check_idle(&self) -> Result<(), NativeError> {
         match &*lock(&self.serving) {
             Serving::Nobody => Ok(()),
             Serving::Native(_) | Serving::JavaScript(_) => {
