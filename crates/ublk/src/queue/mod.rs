@@ -230,13 +230,14 @@ impl Queue {
     pub fn turn(&mut self, wait: Wait) -> Result<(), Error> {
         debug_assert_eq!(self.next_in_batch, self.batch.len(), "the last batch was not drained");
         self.commit_ticks = 0;
+        self.stats.publish_in_flight(self.with_server);
         self.ring.turn(wait).map_err(|error| Error::from_ring(error, Some(self.device.id())))?;
         self.batch.clear();
         self.next_in_batch = 0;
         self.ring.reap(&mut self.batch);
         self.batch_ticks = clock::ticks();
         let (enters, completions) = self.ring.counts();
-        self.stats.publish(self.with_server, enters, completions);
+        self.stats.publish_counts(enters, completions);
         Ok(())
     }
 

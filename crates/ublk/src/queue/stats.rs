@@ -77,9 +77,14 @@ impl QueueStats {
         }
     }
 
+    /// Before the owner waits: what it has not answered by then is in flight.
     #[inline]
-    pub(super) fn publish(&self, in_flight: u32, enters: u64, completions: u64) {
+    pub(super) fn publish_in_flight(&self, in_flight: u32) {
         self.in_flight.store(in_flight, Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn publish_counts(&self, enters: u64, completions: u64) {
         self.enters.store(enters, Relaxed);
         self.completions.store(completions, Relaxed);
     }
@@ -113,7 +118,7 @@ pub struct OpStats {
 pub struct Stats {
     /// One entry per counted operation.
     pub ops: Vec<OpStats>,
-    /// Requests that the server owned when it last looked.
+    /// Requests that the server owned when it last began to wait.
     pub in_flight: u32,
     /// `io_uring_enter` calls.
     pub enters: u64,
