@@ -84,6 +84,18 @@ pub enum Error {
         /// Time it had.
         limit: Duration,
     },
+    /// `ERR_UBLK_TIMEOUT`
+    #[error("device {id}: {op} gave no answer within {} ms: process {pid}, which serves it, does not answer its requests", limit.as_millis())]
+    ServerSilent {
+        /// Device.
+        id: DeviceId,
+        /// Process.
+        pid: u32,
+        /// Command that waits.
+        op: CtrlOp,
+        /// Time it had.
+        limit: Duration,
+    },
     /// `ERR_UBLK_INVALID_STATE`
     #[error("device {id} {problem}")]
     InvalidState {
@@ -136,7 +148,7 @@ impl Error {
             Error::IdInUse { .. } => "ERR_UBLK_ID_IN_USE",
             Error::NoDevice { .. } => "ERR_UBLK_NO_DEVICE",
             Error::Busy { .. } => "ERR_UBLK_BUSY",
-            Error::Timeout { .. } => "ERR_UBLK_TIMEOUT",
+            Error::Timeout { .. } | Error::ServerSilent { .. } => "ERR_UBLK_TIMEOUT",
             Error::KernelStuck { .. } => "ERR_UBLK_KERNEL_STUCK",
             Error::InvalidState { .. } => "ERR_UBLK_INVALID_STATE",
             Error::Unsupported { .. } => "ERR_UBLK_UNSUPPORTED",
@@ -168,6 +180,9 @@ impl Error {
             Error::KernelStuck { .. } => {
                 "Look at `dmesg` for an oops of ublk_drv; some 6.17 and 6.18 kernels have this fault, and only a reboot mends it.".into()
             }
+            Error::ServerSilent { pid, .. } => {
+                format!("End that process (`kill {pid}`, or `kill -9 {pid}`): the kernel then fails what is open.")
+            }
             Error::InvalidState { .. } => "Check `state` before the call.".into(),
             Error::Unsupported { since, .. } => format!("It needs Linux {since} or later."),
             Error::File { errno: Some(libc::ENOENT), .. } => "Check the path, or ask for the file to be created with a size.".into(),
@@ -189,7 +204,7 @@ impl Error {
             Error::IdInUse { .. } => Some(libc::EEXIST),
             Error::NoDevice { .. } => Some(libc::ENODEV),
             Error::Busy { .. } => Some(libc::EBUSY),
-            Error::Timeout { .. } | Error::KernelStuck { .. } => Some(libc::ETIMEDOUT),
+            Error::Timeout { .. } | Error::KernelStuck { .. } | Error::ServerSilent { .. } => Some(libc::ETIMEDOUT),
             Error::InvalidState { .. } => None,
             Error::Unsupported { .. } => Some(libc::EOPNOTSUPP),
             Error::File { errno, .. } => *errno,
@@ -204,7 +219,9 @@ impl Error {
             Error::DriverMissing => Some("open"),
             Error::IoUringDisabled { .. } => Some("io_uring_setup"),
             Error::Limit | Error::IdInUse { .. } => Some(CtrlOp::AddDev.name()),
-            Error::Timeout { op, .. } | Error::KernelStuck { op, .. } => Some(op.name()),
+            Error::Timeout { op, .. } | Error::KernelStuck { op, .. } | Error::ServerSilent { op, .. } => {
+                Some(op.name())
+            }
             Error::File { syscall, .. } => *syscall,
             Error::Kernel { call, .. } => Some(call),
             _ => None,
@@ -215,9 +232,10 @@ impl Error {
     pub fn device_id(&self) -> Option<DeviceId> {
         match self {
             Error::IdInUse { id } | Error::NoDevice { id } => Some(*id),
-            Error::Timeout { id, .. } | Error::KernelStuck { id, .. } | Error::InvalidState { id, .. } => {
-                (*id != u32::MAX).then_some(*id)
-            }
+            Error::Timeout { id, .. }
+            | Error::KernelStuck { id, .. }
+            | Error::ServerSilent { id, .. }
+            | Error::InvalidState { id, .. } => (*id != u32::MAX).then_some(*id),
             Error::Permission { id, .. }
             | Error::NoMemory { id, .. }
             | Error::Busy { id, .. }

@@ -4,6 +4,7 @@ mod common;
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Live, MIB, page, spec_for};
@@ -228,6 +229,52 @@ fn a_start_whose_queues_never_fetch_times_out_and_can_be_deleted() {
     device.stop().unwrap();
     device.close_char();
     device.delete().unwrap();
+}
+
+/// Does not answer at one place, which nobody reads unasked, until it is let go.
+struct Silent(Arc<AtomicBool>);
+
+impl Target for Silent {
+    fn kind(&self) -> &'static str {
+        "silent"
+    }
+    fn geometry(&self) -> Geometry {
+        null(64 * MIB).geometry()
+    }
+    fn buffers(&self) -> Vec<BufferMode> {
+        Vec::new()
+    }
+    fn queue(&self, _device: &Arc<CharDevice>) -> Result<Box<dyn QueueTarget>, Error> {
+        Ok(Box::new(Silent(Arc::clone(&self.0))))
+    }
+}
+
+impl QueueTarget for Silent {
+    fn start(&mut self, _tag: u16, request: &Request, _io: &mut Io<'_>) -> Progress {
+        while request.offset_bytes() == SILENT_PLACE && !self.0.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Progress::Done(request.len_bytes as i32)
+    }
+}
+
+const SILENT_PLACE: u64 = 32 * MIB;
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_stop_that_waits_for_a_silent_server_names_its_process() {
+    let may_answer = Arc::new(AtomicBool::new(false));
+    let live = Live::new(Arc::new(Silent(Arc::clone(&may_answer))));
+    let file = live.open();
+    let reader = std::thread::spawn(move || file.read_exact_at(&mut page(0).0, SILENT_PLACE));
+    std::thread::sleep(Duration::from_millis(200));
+    let control = Control::open().unwrap();
+    let error = control.stop_within(live.device.id(), Duration::from_millis(300)).unwrap_err();
+    assert!(matches!(error, Error::ServerSilent { pid, .. } if pid == std::process::id()), "{error}");
+    assert_eq!(error.code(), "ERR_UBLK_TIMEOUT");
+    assert!(error.hint().contains(&format!("kill {}", std::process::id())), "{}", error.hint());
+    may_answer.store(true, Ordering::Release);
+    let _ = reader.join().unwrap();
 }
 
 #[test]

@@ -19,6 +19,9 @@ use thread::ControlThread;
 /// Time for a command that only does arithmetic and allocation in the driver.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
+/// Time to ask who serves a device that does not stop.
+const BLAME_LIMIT: Duration = Duration::from_secs(1);
+
 /// How long DEL_DEV may wait for those who still hold the device open.
 const DELETE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -126,9 +129,34 @@ impl Control {
     /// STOP_DEV: the block device goes, open or not; requests in flight fail. The char device stays.
     ///
     /// # Errors
-    /// [`Error::NoDevice`], [`Error::Permission`], [`Error::Timeout`].
+    /// [`Error::NoDevice`], [`Error::Permission`], [`Error::ServerSilent`] when a process does not answer what is open within 30 s,
+    /// [`Error::KernelStuck`] when there is none.
     pub fn stop(&self, id: DeviceId) -> Result<(), Error> {
-        self.run(CtrlOp::StopDev, CtrlCmd::for_device(id), &mut Vec::new())
+        self.stop_within(id, COMMAND_LIMIT)
+    }
+
+    /// The same with another limit.
+    ///
+    /// # Errors
+    /// As [`Control::stop`].
+    pub fn stop_within(&self, id: DeviceId, limit: Duration) -> Result<(), Error> {
+        match self.run_within(limit, CtrlOp::StopDev, CtrlCmd::for_device(id), &mut Vec::new()) {
+            Err(Error::Timeout { op, limit, .. } | Error::KernelStuck { op, limit, .. }) => {
+                Err(self.blame(id, op, limit))
+            }
+            answer => answer,
+        }
+    }
+
+    /// A stop waits for requests that are open. If somebody has the device, it is that process that does not answer, and not the kernel.
+    fn blame(&self, id: DeviceId, op: CtrlOp, limit: Duration) -> Error {
+        let mut bytes = vec![0; size_of::<DevInfo>()];
+        let asked = self.run_within(BLAME_LIMIT, CtrlOp::GetDevInfo, CtrlCmd::for_device(id), &mut bytes);
+        let pid = asked.ok().and_then(|()| DevInfo::read_from_bytes(&bytes).ok()).map_or(0, |info| info.ublksrv_pid);
+        match u32::try_from(pid) {
+            Ok(pid) if pid > 0 => Error::ServerSilent { id, pid, op, limit },
+            _ => Error::KernelStuck { id, op, limit },
+        }
     }
 
     /// TRY_STOP_DEV (7.0): as [`Control::stop`], but only while nobody has the block device open, and nobody can open it meanwhile.
