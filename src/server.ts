@@ -152,11 +152,10 @@ export class WorkerServer implements Server {
     try {
       await abortable(Promise.all(starts), signal, what)
     } catch (error) {
-      for (const [queue, worker] of workers.entries()) {
-        // Nobody else would tell the native side that this queue will not come.
-        if (!worker.endsByItself) await worker.terminate()
-        if (!worker.isServing) device.failQueue(queue, messageOf(error))
-      }
+      // First the native side, which wakes workers that wait in their rings: those cannot be terminated, and nobody else would tell it
+      // that the others will not come.
+      for (const queue of workers.keys()) device.failQueue(queue, messageOf(error))
+      await Promise.all(workers.filter((worker) => !worker.endsByItself).map((worker) => worker.terminate()))
       throw error
     }
   }

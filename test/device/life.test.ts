@@ -10,7 +10,7 @@ import process from 'node:process'
 import { setTimeout as delay } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import { createDevice, Device, type DeviceOptions, deleteDevice, listDevices, memory, nullTarget, worker } from '../../src/index.ts'
-import { TRAP_OFFSET } from '../boundary/trap-backend.ts'
+import trapBackend, { TRAP_OFFSET } from '../boundary/trap-backend.ts'
 import { memoryBackend, run, until, withDevice } from './support.ts'
 
 const MIB = 1 << 20
@@ -136,6 +136,31 @@ test.serial('a device that somebody holds open can be closed', async (t) => {
   t.is(bytesRead, 0, 'a device that is gone gave data')
   await handle.close()
   await until(async () => (await listDevices()).length === 0)
+})
+
+test.serial('a request that is not answered is in flight', async (t) => {
+  for (const where of ['main', 'worker'] as const) {
+    const options = { trap: 'slow' as const }
+    const backend = where === 'main' ? trapBackend(options) : worker(new URL('../boundary/trap-backend.ts', import.meta.url), { options })
+    await withDevice({ backend }, async (device) => {
+      await until(() => device.stats().inFlight === 0)
+      const reading = readAt(device.path, TRAP_OFFSET)
+      await until(() => device.stats().inFlight === 1)
+      await reading
+      await until(() => device.stats().inFlight === 0)
+      t.true(device.stats().operations.read.requests > 0)
+    })
+  }
+})
+
+test.serial('one queue that does not open takes the others along, whoever is heard first', async (t) => {
+  const backend = new URL('./second-queue-fails.ts', import.meta.url)
+  for (let round = 0; round < 10; round++) {
+    const gate = new SharedArrayBuffer(4)
+    const creating = createDevice({ backend, backendOptions: { gate }, queues: 2, depth: 4 })
+    await t.throwsAsync(within(t, 15_000, creating), { code: 'ERR_UBLK_BACKEND', message: /the second queue fails/ })
+    t.deepEqual(await listDevices(), [])
+  }
 })
 
 test.serial('an abort during create or start leaves nothing behind', async (t) => {
