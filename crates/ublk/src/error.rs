@@ -262,6 +262,8 @@ impl Error {
         let id = (dev_id != u32::MAX).then_some(dev_id);
         match (op, errno) {
             (_, libc::ENODEV) if op != CtrlOp::AddDev => Error::NoDevice { id: dev_id },
+            // The char device that the command is sent the path of is gone already: the device is being deleted.
+            (CtrlOp::GetDevInfo2, libc::ENOENT) => Error::NoDevice { id: dev_id },
             (CtrlOp::AddDev, libc::EEXIST) => Error::IdInUse { id: dev_id },
             (CtrlOp::AddDev, libc::EACCES) => Error::Limit,
             (CtrlOp::StartDev, libc::EEXIST) => Error::InvalidState { id: dev_id, problem: "is live already" },
