@@ -111,6 +111,9 @@ function checkIoUring(): Check {
   const value = readText('/proc/sys/kernel/io_uring_disabled')?.trim() ?? '0'
   if (value === '0') return ok('io_uring', 'is on')
   if (value === '1' && process.geteuid?.() === 0) return ok('io_uring', 'is on for root (kernel.io_uring_disabled is 1)')
+  const group = readText('/proc/sys/kernel/io_uring_group')?.trim() ?? '-1'
+  const groups = [process.getegid?.(), ...(process.getgroups?.() ?? [])].map(String)
+  if (value === '1' && groups.includes(group)) return ok('io_uring', `is on for group ${group} (kernel.io_uring_group)`)
   return fail('io_uring', `is off (kernel.io_uring_disabled is ${value})`, 'Run `sysctl kernel.io_uring_disabled=0` as root.')
 }
 
