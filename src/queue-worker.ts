@@ -176,6 +176,9 @@ function loadHint(cause: Error, url: string): string {
   // Node tells where a module is not JavaScript only on its standard error.
   if (cause.name === 'SyntaxError' && url.startsWith('file:')) return `\`node ${fileURLToPath(url)}\` shows the line.`
   switch ((cause as { code?: string }).code) {
+    case 'EACCES':
+    case 'EPERM':
+      return 'Check the rights of the module and of the folders above it.'
     case 'ERR_MODULE_NOT_FOUND':
       return 'Check the path of the module, and of what it imports.'
     case 'ERR_UNKNOWN_FILE_EXTENSION':

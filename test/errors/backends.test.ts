@@ -68,7 +68,7 @@ const SERVING_CASES: ServingCase[] = [
   { what: 'A handler throws an error with `code`', does: 'throws ENOSPC', where: EVERYWHERE, answer: 'ENOSPC' },
   { what: 'A handler throws an error with `errno`', does: 'throws errno', where: EVERYWHERE, answer: 'ENODATA' },
   { what: 'A handler throws an errno that the block layer does not know', does: 'throws EROFS', where: ['main thread'], answer: 'EIO' },
-  { what: 'A handler rejects', does: 'rejects', where: BOTH, answer: 'ETIMEDOUT' },
+  { what: 'A handler rejects with the code `ETIMEDOUT`', does: 'rejects', where: BOTH, answer: 'ETIMEDOUT' },
   { what: 'A handler returns a negative errno', does: 'returns errno', where: EVERYWHERE, answer: 'ENOSPC' },
   { what: 'A handler returns more bytes than asked for', does: 'returns too much', where: BOTH, answer: 'EIO' },
   { what: 'A handler returns no number', does: 'returns text', where: BOTH, answer: 'EIO' },

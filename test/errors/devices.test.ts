@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
 import test, { type ExecutionContext } from 'ava'
-import { createDevice, Device, deviceInfo, file, nullTarget } from '../../src/index.ts'
+import { createDevice, Device, deviceInfo, file, nullTarget, stopDevice } from '../../src/index.ts'
 import { run, withDevice } from '../device/support.ts'
 import { type Case, direct, NOBODY, Report } from './observe.ts'
 
@@ -57,6 +57,19 @@ test.serial('a char device in other hands', async (t) => {
   await release()
   await device.close()
 })
+
+test.serial('a safe stop of a device that is open', (t) =>
+  withDevice(aDevice, async (device) => {
+    const release = await holdOpen(t, device.path)
+    await report.provoke(t, 'devices', {
+      what: 'A safe stop of a device that is open or mounted',
+      library: () => stopDevice(device.id, { safe: true }),
+      command: { args: ['stop', String(device.id), '--safe'] },
+    })
+    t.is(device.state, 'live')
+    await release()
+  }),
+)
 
 test.serial('calls that do not fit the state', async (t) => {
   const device = await createDevice(aDevice)
@@ -138,6 +151,15 @@ test.serial('a file without rights', async (t) => {
   writeFileSync(image, Buffer.alloc(MIB), { mode: 0o600 })
   await run('chmod', '755', directory)
   await report.provoke(t, 'files', { what: 'No rights for the file', command: { args: ['add', 'file', image], through: NOBODY } })
+})
+
+test.serial('a module without rights', async (t) => {
+  const module = path.join(directory, 'of-root.mjs')
+  writeFileSync(module, "export default { size: '1M', read() {} }", { mode: 0o600 })
+  await run('chmod', '755', directory)
+  // The VM's loader of TypeScript, which the compiled program does not need, would be the one that cannot read it.
+  const command = { args: ['add', module], through: NOBODY, env: { NODE_OPTIONS: '' } }
+  await report.provoke(t, 'modules', { what: 'No rights for the module', command })
 })
 
 test.serial('the file system is full', async (t) => {

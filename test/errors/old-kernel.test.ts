@@ -1,6 +1,7 @@
 /** What only an older kernel refuses. Runs on 6.12. */
 import test from 'ava'
-import { createDevice, nullTarget } from '../../src/index.ts'
+import { createDevice, nullTarget, stopDevice } from '../../src/index.ts'
+import { withDevice } from '../device/support.ts'
 import { Report } from './observe.ts'
 
 const report = new Report('old-kernel')
@@ -11,5 +12,16 @@ test.serial('a recovery that the kernel has not', (t) =>
     what: 'A recovery that the kernel does not have (here 6.12)',
     library: () => createDevice({ backend: nullTarget({ size: 1 << 20 }), recovery: 'fail-io' }),
     command: { args: ['add', 'null', '--recovery', 'fail-io'] },
+  }),
+)
+
+test.serial('a safe stop, which the kernel has not', (t) =>
+  withDevice({ backend: nullTarget({ size: 1 << 20 }) }, async (device) => {
+    await report.provoke(t, 'devices', {
+      what: 'A safe stop, which the kernel does not have (here 6.12)',
+      library: () => stopDevice(device.id, { safe: true }),
+      command: { args: ['stop', String(device.id), '--safe'] },
+    })
+    t.is(device.state, 'live')
   }),
 )
