@@ -143,7 +143,7 @@ impl DeviceState {
         memory: Vec<QueueMemory>,
     ) -> Arc<Session> {
         let queue = |session: &_, id: u16, memory| {
-            let cpus = queue_cpus(device, id);
+            let cpus = device.queue_cpus(id);
             Arc::new(SharedQueue::new(id, memory, cpus, self.depth, self.deadline, Clone::clone(session)))
         };
         Session::new(self, device.control().clone(), char_device, |session| {
@@ -377,14 +377,6 @@ fn for_each_until(devices: &[Arc<DeviceState>], until: Instant, work: fn(&Device
     drop(done);
     // Nothing is ever sent: the channel closes with its last sender, also when a thread could not be made or has panicked.
     let _ = all_done.recv_timeout(until.saturating_duration_since(Instant::now()));
-}
-
-/// The caller's CPUs dealt out in turn, or the kernel's affinity of the queue.
-fn queue_cpus(device: &Device, queue: u16) -> Vec<usize> {
-    match &device.spec().cpus {
-        Some(cpus) if !cpus.is_empty() => vec![cpus[usize::from(queue) % cpus.len()]],
-        _ => device.control().queue_affinity(device.id(), queue).unwrap_or_default(),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -289,6 +289,13 @@ impl Device {
     pub fn control(&self) -> &Control {
         &self.control
     }
+    /// CPUs for the owner of a queue: the caller's, dealt out in turn, or the kernel's affinity of the queue. Empty means anywhere.
+    pub fn queue_cpus(&self, queue: u16) -> Vec<usize> {
+        match &self.spec.cpus {
+            Some(cpus) if !cpus.is_empty() => vec![cpus[usize::from(queue) % cpus.len()]],
+            _ => self.control.queue_affinity(self.id(), queue).unwrap_or_default(),
+        }
+    }
     /// Between a successful `start` and `stop`. The driver may have stopped it meanwhile; `Control::info` knows.
     pub fn is_live(&self) -> bool {
         self.is_live

@@ -84,7 +84,7 @@ fn spawn_all(
     for queue in 0..char_device.queues() {
         let worker = QueueThread {
             queue,
-            cpus: queue_cpus(device, queue),
+            cpus: device.queue_cpus(queue),
             device: Arc::clone(char_device),
             target: Arc::clone(target),
             observer: Arc::clone(observer),
@@ -121,14 +121,6 @@ fn abandon(control: &Control, device: &CharDevice, threads: Vec<JoinHandle<()>>,
         let _ = thread.join();
     }
     error
-}
-
-/// The caller's CPUs dealt out in turn, or the kernel's affinity of the queue; empty means anywhere.
-fn queue_cpus(device: &Device, queue: u16) -> Vec<usize> {
-    match &device.spec().cpus {
-        Some(cpus) if !cpus.is_empty() => vec![cpus[usize::from(queue) % cpus.len()]],
-        _ => device.control().queue_affinity(device.id(), queue).unwrap_or_default(),
-    }
 }
 
 type Ready = (u16, Result<Arc<QueueStats>, Error>);
