@@ -3,6 +3,12 @@
  */
 import { abortError, invalidType } from './errors.ts'
 
+/** Options of calls that can take long. */
+export interface CallOptions {
+  /** Aborts the call: it rejects with an AbortError. */
+  signal?: AbortSignal
+}
+
 /** The signal, or null; a TypeError for anything else. */
 export function checkSignal(signal: AbortSignal | null | undefined): AbortSignal | null {
   if (signal !== undefined && signal !== null && !(signal instanceof AbortSignal)) throw invalidType('signal', 'an AbortSignal', signal)

@@ -5,7 +5,7 @@
  * `start` that has not come through.
  */
 import { EventEmitter } from 'node:events'
-import { abortable, checkSignal } from './abort.ts'
+import { abortable, type CallOptions, checkSignal } from './abort.ts'
 import { native } from './addon.ts'
 import type { BackendInfo } from './backend.ts'
 import { abortError, fromNative, invalidValue, UblkError, unwrap } from './errors.ts'
@@ -16,12 +16,6 @@ import { type CheckedOptions, checkOptions, type DeviceOptions } from './options
 import type { HandlerFailure } from './ring.ts'
 import { makeServer, type Server } from './server.ts'
 import { type DeviceStats, toDeviceStats } from './stats.ts'
-
-/** Options of calls that can take long. */
-export interface CallOptions {
-  /** Aborts the call: it rejects with an AbortError. */
-  signal?: AbortSignal
-}
 
 /** Options of `Device#waitFor`. */
 export interface WaitOptions extends CallOptions {
@@ -199,8 +193,9 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
   }
 
   /** What the kernel says of it. */
-  async info(): Promise<DeviceInfo> {
-    return toDeviceInfo(unwrap(await this.#native.info()))
+  async info(options: CallOptions = {}): Promise<DeviceInfo> {
+    const signal = checkSignal(options.signal)
+    return toDeviceInfo(unwrap(await abortable(this.#native.info(), signal, `asking about device ${this.id}`)))
   }
 
   /** Counters and latencies since the last start. */

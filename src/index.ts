@@ -1,8 +1,9 @@
 /**
  * The package `ublk`: block devices in user space, written in TypeScript. Public names only.
  */
+export type { CallOptions } from './abort.ts'
 export type { Backend, BackendFactory, BackendInfo, BackendResult, BackendSupports } from './backend.ts'
-export type { CallOptions, DeviceEvents, WaitOptions } from './device.ts'
+export type { DeviceEvents, WaitOptions } from './device.ts'
 export { createDevice, Device } from './device.ts'
 export type { UblkErrorCode } from './errors.ts'
 export { ERROR_CODES, UblkError } from './errors.ts'

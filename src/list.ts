@@ -3,9 +3,8 @@
  *
  * Thread: any; the commands run on a native thread.
  */
-import { abortable, checkSignal } from './abort.ts'
+import { abortable, type CallOptions, checkSignal } from './abort.ts'
 import { native } from './addon.ts'
-import type { CallOptions } from './device.ts'
 import { abortError, invalidType, outOfRange, unwrap } from './errors.ts'
 import { type DeviceInfo, toDeviceInfo } from './info.ts'
 import type { NativeBinding, NativeFeature, Outcome } from './native.ts'
