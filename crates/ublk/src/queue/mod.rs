@@ -244,7 +244,11 @@ impl Queue {
     /// Next thing that the last turn brought; None when all was taken.
     #[inline]
     pub fn next_event(&mut self) -> Option<Event> {
-        let completion = *self.batch.get(self.next_in_batch)?;
+        let Some(&completion) = self.batch.get(self.next_in_batch) else {
+            // An owner with an event loop of its own goes to sleep without another turn.
+            self.stats.publish_in_flight(self.with_server);
+            return None;
+        };
         self.next_in_batch += 1;
         let data = UserData(completion.user_data);
         Some(match data.kind() {

@@ -77,7 +77,7 @@ impl QueueStats {
         }
     }
 
-    /// Before the owner waits: what it has not answered by then is in flight.
+    /// When a batch is drained, and before the owner waits: what it has not answered by then is in flight.
     #[inline]
     pub(super) fn publish_in_flight(&self, in_flight: u32) {
         self.in_flight.store(in_flight, Relaxed);
@@ -118,7 +118,7 @@ pub struct OpStats {
 pub struct Stats {
     /// One entry per counted operation.
     pub ops: Vec<OpStats>,
-    /// Requests that the server owned when it last began to wait.
+    /// Requests that the server owned when it last drained a batch or began to wait.
     pub in_flight: u32,
     /// `io_uring_enter` calls.
     pub enters: u64,
