@@ -26,8 +26,10 @@ const backends: Record<string, MakeBackend> = {
 }
 
 for (const [name, makeBackend] of Object.entries(backends)) {
-  for (const blockSize of [512, 4096]) {
-    for (const queues of [1, 2]) {
+  // Block size and queues are the same code for promises that settle later.
+  const isVariant = name === 'js worker async'
+  for (const blockSize of isVariant ? [512] : [512, 4096]) {
+    for (const queues of isVariant ? [2] : [1, 2]) {
       test.serial(`${name}, ${blockSize}-byte blocks, ${queues} queue(s): every byte comes back`, async (t) => {
         t.timeout(240_000)
         const size = sizeFor(blockSize)
@@ -59,7 +61,7 @@ for (const name of ['js main', 'js worker sync', 'js worker'] as const) {
       const busy = process.memoryUsage.rss()
       await until(() => process.memoryUsage.rss() < busy - 8 * MIB)
       t.is(await md5(), written)
-      await fioVerify(device.path, { blockSize: '4k-1m', sizeBytes: size })
+      await fioVerify(device.path, { blockSize: '4k-1m', sizeBytes: 4 * MIB })
     })
   })
 }
