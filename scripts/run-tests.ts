@@ -1,11 +1,10 @@
 /**
- * Runs the suites of scripts/suites.ts and goes on after a failure: one after the other, then the patient ones, two at a time where there are
- * two cores. Each suite's output goes to target/test-logs; here it gets one line. The last line is `N passed, N failed`, the sum over all suites.
+ * Runs the suites of scripts/suites.ts one after the other and goes on after a failure. Each suite's output goes to
+ * target/test-logs; here it gets one line. The last line is `N passed, N failed`, the sum over all suites.
  * Exit status: 0 all passed, 1 something failed, 2 usage.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
 import { parseArgs } from 'node:util'
@@ -71,12 +70,13 @@ function select(only: string[], tags: string[], full: boolean): Suite[] {
   return chosen
 }
 
-const running = new Map<Suite, ChildProcess>()
+let running: ChildProcess | undefined
 
-/** Ends a running suite with everything it started: each runs in a process group of its own. */
-function endSuite(child: ChildProcess): void {
+/** Ends the running suite with everything it started: each runs in a process group of its own. */
+function endSuite(): void {
+  const child = running
   const send = (signal: NodeJS.Signals): void => {
-    if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) process.kill(-child.pid, signal)
+    if (child?.pid !== undefined && child.exitCode === null && child.signalCode === null) process.kill(-child.pid, signal)
   }
   send('SIGTERM')
   setTimeout(send, killGraceMs, 'SIGKILL').unref()
@@ -87,11 +87,11 @@ function runCommand(suite: Suite, logDescriptor: number): Promise<string> {
   return new Promise((resolve) => {
     const [program, ...parameters] = suite.command as [string, ...string[]]
     const child = spawn(program, parameters, { cwd: root, detached: true, stdio: ['ignore', logDescriptor, logDescriptor] })
-    running.set(suite, child)
+    running = child
     let timedOut = false
     const limit = setTimeout(() => {
       timedOut = true
-      endSuite(child)
+      endSuite()
     }, suite.timeoutSeconds * 1000)
     child.once('error', (error) => {
       clearTimeout(limit)
@@ -109,11 +109,9 @@ function runCommand(suite: Suite, logDescriptor: number): Promise<string> {
 async function runSuite(suite: Suite): Promise<Outcome> {
   const logPath = path.join(logDirectory, `${suite.name.replaceAll(/[^\w.-]+/g, '-')}.log`)
   const logDescriptor = openSync(path.join(root, logPath), 'w')
+  if (process.stdout.isTTY) process.stdout.write(`      ${suite.name} …`)
   const startedMs = performance.now()
-  const ended = runCommand(suite, logDescriptor)
-  showRunning()
-  const badEnd = await ended
-  running.delete(suite)
+  const badEnd = await runCommand(suite, logDescriptor)
   closeSync(logDescriptor)
   const seconds = ((performance.now() - startedMs) / 1000).toFixed(1)
 
@@ -123,26 +121,7 @@ async function runSuite(suite: Suite): Promise<Outcome> {
   const mark = reason === '' ? 'ok   ' : 'FAIL '
   if (process.stdout.isTTY) process.stdout.write('\r\u001B[K')
   console.log(`${mark} ${suite.name.padEnd(28)} ${`${counts.passed} passed, ${counts.failed} failed`.padEnd(26)} ${seconds.padStart(7)} s`)
-  showRunning()
   return { suite, counts, reason, logPath }
-}
-
-function showRunning(): void {
-  if (process.stdout.isTTY && running.size > 0)
-    process.stdout.write(`\r\u001B[K      ${[...running.keys()].map(({ name }) => name).join(', ')} …`)
-}
-
-/** Runs suites, so many at a time, in their order, until all have run or somebody interrupts. */
-async function runAll(queue: Suite[], lanes: number): Promise<Outcome[]> {
-  const waiting = [...queue]
-  const finished: Outcome[] = []
-  const runLane = async (): Promise<void> => {
-    for (let suite = waiting.shift(); suite !== undefined && interruptedBy === undefined; suite = waiting.shift()) {
-      finished.push(await runSuite(suite))
-    }
-  }
-  await Promise.all(Array.from({ length: lanes }, runLane))
-  return finished
 }
 
 function showFailures(outcomes: Outcome[]): void {
@@ -167,20 +146,17 @@ let interruptedBy: 'SIGINT' | 'SIGTERM' | undefined
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => {
     interruptedBy = signal
-    for (const child of running.values()) endSuite(child)
+    endSuite()
   })
 }
 mkdirSync(path.join(root, logDirectory), { recursive: true })
-const isPatient = (suite: Suite): boolean => suite.isPatient === true
-const outcomes = await runAll(
-  chosen.filter((suite) => !isPatient(suite)),
-  1,
-)
-const lanes = Math.min(2, availableParallelism())
-outcomes.push(...(await runAll(chosen.filter(isPatient), lanes)))
-if (interruptedBy !== undefined) {
-  console.error(`scripts/test: ended by ${interruptedBy}`)
-  process.exit(interruptedBy === 'SIGINT' ? 130 : 143)
+const outcomes: Outcome[] = []
+for (const suite of chosen) {
+  outcomes.push(await runSuite(suite))
+  if (interruptedBy !== undefined) {
+    console.error(`scripts/test: ended by ${interruptedBy}`)
+    process.exit(interruptedBy === 'SIGINT' ? 130 : 143)
+  }
 }
 showFailures(outcomes)
 const passed = outcomes.reduce((sum, { counts }) => sum + counts.passed, 0)

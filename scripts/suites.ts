@@ -19,8 +19,6 @@ export interface Suite {
   timeoutSeconds: number
   /** Too long for `make test`: runs in `make verify` only. */
   fullOnly?: boolean
-  /** May run beside another one: an emulated machine keeps one core busy, and nothing in here promises a short time. */
-  isPatient?: boolean
 }
 
 /** Kernels that every device suite runs on. */
@@ -29,7 +27,7 @@ const kernels = ['6.12', '6.18', '7.2']
 /** The oldest and the newest of them, for suites that take long. */
 const endKernels = ['6.12', '7.2']
 /** Files of test/device and the time each may take in the emulated machine. */
-const patientDeviceTests = { data: 900, filesystem: 600, powercut: 300 }
+const deviceTests = { data: 900, filesystem: 600, powercut: 300, life: 600 }
 
 /** The Node.js releases that the package supports. */
 const nodes = ['22', '24', '26']
@@ -37,8 +35,6 @@ const nodes = ['22', '24', '26']
 const ava = (glob: string): string[] => ['ava', '--tap', glob]
 /** Time that `vm/run` has beyond its own limit to end the machine. */
 const vmGraceSeconds = 60
-
-const patient = (suite: Suite): Suite => ({ ...suite, isPatient: true })
 
 /** Tests of ava in one boot, one file after the other: devices are the machine's, not a process's. */
 const vmSuite = (name: string, glob: string, limitSeconds: number, options: string[] = []): Suite => ({
@@ -73,23 +69,22 @@ export const suites: Suite[] = [
     }),
   ),
   ...endKernels.flatMap((kernel) =>
-    Object.entries(patientDeviceTests).map(([name, limitSeconds]) =>
-      patient(vmSuite(`${name} on ${kernel}`, `test/device/${name}.test.ts`, limitSeconds, ['--kernel', kernel])),
+    Object.entries(deviceTests).map(([name, limitSeconds]) =>
+      vmSuite(`${name} on ${kernel}`, `test/device/${name}.test.ts`, limitSeconds, ['--kernel', kernel]),
     ),
   ),
-  ...nodes.map((node) => patient(vmSuite(`boundary on Node ${node}`, 'test/boundary/boundary.test.ts', 600, ['--node', node]))),
-  patient({ ...vmSuite('growth', 'test/boundary/growth.test.ts', 600), tags: ['vm', 'stress'] }),
+  ...nodes.map((node) => vmSuite(`boundary on Node ${node}`, 'test/boundary/boundary.test.ts', 600, ['--node', node])),
+  { ...vmSuite('growth', 'test/boundary/growth.test.ts', 600), tags: ['vm', 'stress'] },
   {
     ...vmSuite('growth, 1000 devices', 'test/boundary/growth.test.ts', 1800, ['--env', 'UBLK_CYCLES=1000']),
     tags: ['vm', 'stress'],
     fullOnly: true,
   },
-  ...endKernels.map((kernel) => vmSuite(`life on ${kernel}`, 'test/device/life.test.ts', 600, ['--kernel', kernel])),
   vmSuite('cli on 7.2', 'cli/test/device/{lifecycle,failures}.test.ts', 900),
   vmSuite('cli signals on 7.2', 'cli/test/device/signals.test.ts', 900),
-  patient(vmSuite('examples', 'test/examples/*.test.ts', 1200)),
-  patient({ name: 'errors', command: ['test/errors/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 1200 }),
-  patient({ name: 'install', command: ['test/install/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 600 }),
-  patient({ name: 'caged', command: ['test/caged/run'], counts: 'tap', tags: ['vm', 'e2e', 'caged'], timeoutSeconds: 900 }),
+  vmSuite('examples', 'test/examples/*.test.ts', 1200),
+  { name: 'errors', command: ['test/errors/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 900 },
+  { name: 'install', command: ['test/install/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 500 },
+  { name: 'caged', command: ['test/caged/run'], counts: 'tap', tags: ['vm', 'e2e', 'caged'], timeoutSeconds: 700 },
   { name: 'vm harness', command: ['vm/test.sh'], counts: 'closing-line', tags: ['vm'], timeoutSeconds: 1200 },
 ]
