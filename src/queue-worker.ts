@@ -78,11 +78,6 @@ export class QueueWorker {
     return this.#death
   }
 
-  /** Every tag of its queue is fetched, and the thread lives. */
-  get isServing(): boolean {
-    return this.#phase === 'serving'
-  }
-
   /** Its queue's end makes it end. */
   get endsByItself(): boolean {
     return this.#phase === 'serving' || this.#phase === 'over'

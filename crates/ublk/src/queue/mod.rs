@@ -149,11 +149,6 @@ impl Queue {
         self.with_driver + self.with_server
     }
 
-    /// Requests that the server owns.
-    pub fn requests_open(&self) -> u32 {
-        self.with_server
-    }
-
     /// Backing operations on their way.
     pub fn backing_open(&self) -> u32 {
         self.backing
