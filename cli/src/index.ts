@@ -1,6 +1,6 @@
 /** The verbs, by name: oclif's explicit strategy, so that nothing searches directories at start. */
 
-import type { Command } from '@oclif/core'
+import type { Command } from '@oclif/core/command'
 import Add from './commands/add.ts'
 import Del from './commands/del.ts'
 import Doctor from './commands/doctor.ts'

@@ -6,7 +6,8 @@
 
 import { readFileSync } from 'node:fs'
 import { extname, join } from 'node:path'
-import { run, settings } from '@oclif/core'
+import { run } from '@oclif/core/run'
+import { settings } from '@oclif/core/settings'
 import { printError } from './lib/base-command.ts'
 
 const ROOT = join(import.meta.dirname, '..')

@@ -1,4 +1,5 @@
-import { Args, Flags } from '@oclif/core'
+import * as Args from '@oclif/core/args'
+import * as Flags from '@oclif/core/flags'
 import { BaseCommand, parseId, printWarning } from '../lib/base-command.ts'
 import type { DescribedDevice } from '../lib/describe.ts'
 import { reportOf, usage } from '../lib/failure.ts'

@@ -1,4 +1,4 @@
-import { Flags } from '@oclif/core'
+import * as Flags from '@oclif/core/flags'
 import { BaseCommand, parseId, printWarning } from '../lib/base-command.ts'
 import { usage } from '../lib/failure.ts'
 import { removeDevice } from '../lib/remove.ts'

@@ -1,4 +1,4 @@
-import { Args } from '@oclif/core'
+import * as Args from '@oclif/core/args'
 import { BaseCommand, parseId } from '../lib/base-command.ts'
 import { pairs } from '../lib/columns.ts'
 import { type DescribedDevice, toDescribed } from '../lib/describe.ts'

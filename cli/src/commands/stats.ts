@@ -1,4 +1,4 @@
-import { Args } from '@oclif/core'
+import * as Args from '@oclif/core/args'
 import type { DeviceStats } from 'ublk'
 import { BaseCommand, parseId } from '../lib/base-command.ts'
 import { columns } from '../lib/columns.ts'

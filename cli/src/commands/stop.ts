@@ -1,4 +1,5 @@
-import { Args, Flags } from '@oclif/core'
+import * as Args from '@oclif/core/args'
+import * as Flags from '@oclif/core/flags'
 import { BaseCommand, parseId } from '../lib/base-command.ts'
 
 export default class Stop extends BaseCommand {

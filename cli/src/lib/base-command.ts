@@ -5,7 +5,7 @@
  * `--json`). It throws whatever went wrong.
  */
 
-import { Command } from '@oclif/core'
+import { Command } from '@oclif/core/command'
 import { type ErrorReport, reportLines, reportOf, usage } from './failure.ts'
 
 export abstract class BaseCommand extends Command {

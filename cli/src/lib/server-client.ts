@@ -1,7 +1,7 @@
 /** Asks the server of a device over its socket. */
 
-import { request } from 'node:http'
 import { type ErrorReport, EXIT, Failure } from './failure.ts'
+import { http } from './http.ts'
 
 const DEFAULT_LIMIT_MS = 5_000
 
@@ -31,7 +31,7 @@ export async function askServer<T>(
  * out by itself: what is in the socket is read also after this end is closed.
  */
 export async function tellServer(socketPath: string, method: 'POST', path: string): Promise<boolean> {
-  const call = request({ socketPath, method, path, agent: false })
+  const call = http().request({ socketPath, method, path, agent: false })
   // A server that is too busy to take the call does not hold us up either.
   const timer = setTimeout(() => call.destroy(noAnswer(socketPath, DEFAULT_LIMIT_MS)), DEFAULT_LIMIT_MS)
   try {
@@ -54,7 +54,7 @@ function isNobodyThere(error: unknown): boolean {
 
 function exchange(socketPath: string, method: string, path: string, limitMs: number): Promise<{ status: number; body: string }> {
   return new Promise((resolve, reject) => {
-    const call = request({ socketPath, method, path, agent: false }, (response) => {
+    const call = http().request({ socketPath, method, path, agent: false }, (response) => {
       const chunks: Buffer[] = []
       response.on('data', (chunk: Buffer) => chunks.push(chunk))
       response.once('error', reject)

@@ -12,6 +12,7 @@
 import type { Server as HttpServer, IncomingMessage, ServerResponse } from 'node:http'
 import { createServer, type Socket } from 'node:net'
 import { reportOf } from './failure.ts'
+import { http } from './http.ts'
 import { METRICS_CONTENT_TYPE } from './metrics.ts'
 
 /** What the routes answer with. */
@@ -34,15 +35,15 @@ const SILENCE_LIMIT_MS = 10_000
 export function listen(path: string, source: StatusSource, { silenceLimitMs = SILENCE_LIMIT_MS } = {}): Promise<StatusServer> {
   const silent = new Set<Socket>()
   // HTTP is loaded by the first caller: most devices are never asked, and would keep its megabytes for years.
-  let http: Promise<HttpServer> | null = null
+  let webServer: HttpServer | null = null
   const server = createServer((socket) => {
     silent.add(socket)
     socket.once('close', () => silent.delete(socket))
     // HTTP has listeners of its own, but later; an error also closes the socket, which is all there is to do.
     socket.on('error', () => undefined)
     socket.setTimeout(silenceLimitMs, () => socket.destroy())
-    http ??= httpServer(source, silent, silenceLimitMs)
-    http.then((loaded) => socket.destroyed || loaded.emit('connection', socket)).catch(() => socket.destroy())
+    webServer ??= httpServer(source, silent, silenceLimitMs)
+    webServer.emit('connection', socket)
   })
   const close = (): void => {
     server.close()
@@ -58,9 +59,8 @@ export function listen(path: string, source: StatusSource, { silenceLimitMs = SI
   return listening
 }
 
-async function httpServer(source: StatusSource, silent: Set<Socket>, silenceLimitMs: number): Promise<HttpServer> {
-  const { createServer } = await import('node:http')
-  return createServer((request, response) => {
+function httpServer(source: StatusSource, silent: Set<Socket>, silenceLimitMs: number): HttpServer {
+  return http().createServer((request, response) => {
     const { socket } = request
     silent.delete(socket)
     // The answer to a stop takes as long as the device does; from then on it is for the caller again to take it.
