@@ -9,13 +9,13 @@ import path from 'node:path'
 import process from 'node:process'
 import { parseArgs } from 'node:util'
 import { type Counts, judge, readCounts } from './counts.ts'
+import { excerpt } from './failures.ts'
 import { type Suite, suites } from './suites.ts'
 
 const root = path.resolve(import.meta.dirname, '..')
 const logDirectory = 'target/test-logs'
 /** Time between SIGTERM and SIGKILL: enough for vm/run to end its VM. */
 const killGraceMs = 10_000
-const shownLogLines = 40
 
 const help = `Usage: scripts/test [--only NAME]… [--tag TAG]… [--full] [--list]
   --only NAME  this suite only (repeatable)
@@ -127,9 +127,8 @@ async function runSuite(suite: Suite): Promise<Outcome> {
 function showFailures(outcomes: Outcome[]): void {
   for (const { suite, reason, logPath } of outcomes) {
     if (reason === '') continue
-    const lines = readFileSync(path.join(root, logPath), 'utf8').trimEnd().split('\n').slice(-shownLogLines)
-    console.log(`\n--- ${suite.name}: ${reason}; the end of ${logPath}:`)
-    for (const line of lines) console.log(`    ${line}`)
+    console.log(`\n--- ${suite.name}: ${reason}; from ${logPath}:`)
+    for (const line of excerpt(readFileSync(path.join(root, logPath), 'utf8'), suite.counts)) console.log(`    ${line}`)
   }
   const failed = outcomes.filter(({ reason }) => reason !== '')
   if (failed.length > 0) console.log('\nFailed:')
