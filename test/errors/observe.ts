@@ -58,8 +58,10 @@ export class Report {
 
   /** Provokes a case. One row when the library and the program say the same, else one for each. */
   async provoke(t: ExecutionContext, section: SectionName, { what, library, command }: Case): Promise<void> {
-    const thrown = library === undefined ? null : await rejection(t, library)
-    const printed = command === undefined ? null : await failedCommand(t, command)
+    const [thrown, printed] = await Promise.all([
+      library === undefined ? null : rejection(t, library),
+      command === undefined ? null : failedCommand(t, command),
+    ])
     if (thrown !== null) {
       const isSame = printed !== null && this.#stable(text(thrown)) === this.#stable(text(printed))
       this.add(section, what, ...cells(thrown), isSame ? String(printed.exitCode) : '')
@@ -118,12 +120,11 @@ const COMPARES_TEXT: boolean = process.env.UBLK_VM === undefined
 
 /** Runs `ublk ARGS…` with --json. */
 async function failedCommand(t: ExecutionContext, { args, ...options }: Command): Promise<Told & { exitCode: number }> {
-  const json = await ublk([...args, '--json'], options)
+  const [json, plain] = await Promise.all([ublk([...args, '--json'], options), COMPARES_TEXT ? ublk(args, options) : null])
   t.is(json.stderr, '')
   const { code, message, hint, errno = null, exitCode } = errorOf(json) as unknown as Told & { hint: string | null; exitCode: number }
   t.is(json.status, exitCode)
-  if (COMPARES_TEXT) {
-    const plain = await ublk(args, options)
+  if (plain !== null) {
     t.is(plain.stdout, '')
     t.is(plain.stderr, `ublk: ${message}\n${hint === null ? '' : `hint: ${hint}\n`}`)
     t.is(plain.status, exitCode)
@@ -146,7 +147,9 @@ export async function inChild(
       console.log(JSON.stringify({ code, message, hint, errno }))
     }`
   const [command = '', ...rest] = [...through, process.execPath, '--input-type=module', '--eval', program]
-  const answer = await output(command, rest, { ...process.env, NODE_OPTIONS: nodeOptions })
+  // After what the VM has put there: without its loader of TypeScript, Node crashes now and then.
+  const options = [process.env.NODE_OPTIONS ?? '', nodeOptions].join(' ')
+  const answer = await output(command, rest, { ...process.env, NODE_OPTIONS: options })
   const told = JSON.parse(answer) as Told | null
   if (told === null) throw new Error(`nothing was thrown by: ${body}`)
   throw Object.assign(new Error(told.message), told)
@@ -156,7 +159,7 @@ function output(command: string, args: string[], env: NodeJS.ProcessEnv): Promis
   return new Promise((resolve, reject) => {
     execFile(command, args, { env, timeout: 60_000 }, (error, stdout, stderr) => {
       if (error === null) resolve(stdout)
-      else reject(new Error(`${command}: ${error.message}\n${stderr}`))
+      else reject(new Error(`${command} ended with ${error.signal ?? error.code}${error.killed ? ', after 60 s' : ''}: ${stdout}${stderr}`))
     })
   })
 }
