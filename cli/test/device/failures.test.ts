@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
 import test from 'ava'
-import { errorOf, temporaryDirectory, ublk } from '../program.ts'
+import { errorOf, type Outcome, temporaryDirectory, ublk } from '../program.ts'
 import { add, assertNothingLeft, assertReport, del, isAlive, leftovers, list, MODULES, waitUntil } from './device.ts'
 
 test.afterEach.always(async (t) => {
@@ -16,18 +16,16 @@ const NOBODY = [
 ]
 
 test.serial('exit status 3: no such device', async (t) => {
-  for (const verb of ['info', 'stop', 'del', 'stats']) {
-    const outcome = await ublk([verb, '55'])
-    assertReport(t, outcome, 3, /55/)
-  }
-  t.like(errorOf(await ublk(['info', '55', '--json'])), { code: 'ERR_UBLK_NO_DEVICE', deviceId: 55, exitCode: 3 })
+  const verbs = ['info', 'stop', 'del', 'stats']
+  const [json, ...plain] = await Promise.all([ublk(['info', '55', '--json']), ...verbs.map((verb) => ublk([verb, '55']))])
+  for (const outcome of plain) assertReport(t, outcome, 3, /55/)
+  t.like(errorOf(json), { code: 'ERR_UBLK_NO_DEVICE', deviceId: 55, exitCode: 3 })
 })
 
 test.serial('exit status 4: no rights', async (t) => {
-  for (const args of [['list'], ['features'], ['add', 'null']]) {
-    assertReport(t, await ublk(args, { through: NOBODY }), 4, /no permission for \/dev\/ublk-control/)
-  }
-  const doctor = await ublk(['doctor'], { through: NOBODY })
+  const commands = [['doctor'], ['list'], ['features'], ['add', 'null']]
+  const [doctor, ...others] = (await Promise.all(commands.map((args) => ublk(args, { through: NOBODY })))) as [Outcome, ...Outcome[]]
+  for (const outcome of others) assertReport(t, outcome, 4, /no permission for \/dev\/ublk-control/)
   t.is(doctor.status, 4, doctor.stdout)
   t.regex(doctor.stdout, /^fail +control: /m)
 })
@@ -35,26 +33,22 @@ test.serial('exit status 4: no rights', async (t) => {
 test.serial('exit status 5: the driver is not loaded', async (t) => {
   execFileSync('modprobe', ['-r', 'ublk_drv'])
   t.teardown(() => execFileSync('modprobe', ['ublk_drv']))
-  for (const args of [['list'], ['features'], ['add', 'null']]) assertReport(t, await ublk(args), 5, /./)
-  t.like(errorOf(await ublk(['add', 'null', '--json'])), { code: 'ERR_UBLK_DRIVER_MISSING', exitCode: 5 })
-  const doctor = await ublk(['doctor'])
+  const commands = [['doctor'], ['add', 'null', '--json'], ['list'], ['features'], ['add', 'null']]
+  const [doctor, json, ...others] = (await Promise.all(commands.map((args) => ublk(args)))) as [Outcome, Outcome, ...Outcome[]]
+  for (const outcome of others) assertReport(t, outcome, 5, /./)
+  t.like(errorOf(json), { code: 'ERR_UBLK_DRIVER_MISSING', exitCode: 5 })
   t.is(doctor.status, 5, doctor.stdout)
   t.regex(doctor.stdout, /modprobe ublk_drv/)
 })
 
 test.serial('exit status 6: a second server for the same number; the first goes on', async (t) => {
   const { id, server } = await add(t, 'mem', '-s', '16M', '-n', '5')
-  assertReport(t, await ublk(['add', 'null', '-n', '5']), 6, /5/)
-  assertReport(t, await ublk(['add', 'null', '-n', '5', '--foreground']), 6, /5/)
-  t.like((await list(t))[0], { id, state: 'live', pid: server.pid, target: { type: 'mem' } })
-  t.like(JSON.parse((await ublk(['stats', '5', '--json'])).stdout), { id })
+  const second = ['add', 'null', '-n', '5']
+  for (const outcome of await Promise.all([ublk(second), ublk([...second, '--foreground'])])) assertReport(t, outcome, 6, /5/)
+  const [[listed], stats] = await Promise.all([list(t), ublk(['stats', '5', '--json'])])
+  t.like(listed, { id, state: 'live', pid: server.pid, target: { type: 'mem' } })
+  t.like(JSON.parse(stats.stdout), { id })
   await del(t, '5')
-})
-
-test.serial('exit status 7: a server that does not get its device live in time', async (t) => {
-  const directory = temporaryDirectory({ 'slow.ts': MODULES.neverOpens })
-  t.teardown(directory.remove)
-  assertReport(t, await ublk(['add', './slow.ts'], { cwd: directory.path }), 7, /30 s/)
 })
 
 const FILES: [what: string, args: string[], message: RegExp][] = [
@@ -65,35 +59,34 @@ const FILES: [what: string, args: string[], message: RegExp][] = [
   ['is empty', ['empty.img'], /./],
 ]
 
-for (const [what, args, message] of FILES) {
-  test.serial(`a file that ${what} is one clear line, nothing left`, async (t) => {
-    const directory = temporaryDirectory({ 'empty.img': '' })
-    t.teardown(directory.remove)
+test.serial('a file that cannot be served is one clear line, nothing left', async (t) => {
+  const directory = temporaryDirectory({ 'empty.img': '' })
+  t.teardown(directory.remove)
+  const tried = FILES.map(async ([what, args, message]) => {
     const outcome = await ublk(['add', 'file', ...args], { cwd: directory.path })
-    t.true(outcome.status === 1 || outcome.status === 2, outcome.stderr)
+    t.true(outcome.status === 1 || outcome.status === 2, `a file that ${what}: ${outcome.stderr}`)
     assertReport(t, outcome, outcome.status ?? 0, message)
-    await assertNothingLeft(t)
   })
-}
+  await Promise.all(tried)
+})
 
-const BROKEN: [module: keyof typeof MODULES, message: RegExp][] = [
-  ['doesNotParse', /backend\.ts/],
-  ['throws', /no such bucket/],
-  ['hasNoRead', /read/],
-  ['hasNoSize', /size/],
-  ['factoryThrows', /no such key/],
+const BROKEN: [module: keyof typeof MODULES, status: number, message: RegExp][] = [
+  ['doesNotParse', 1, /backend\.ts/],
+  ['throws', 1, /no such bucket/],
+  ['hasNoRead', 1, /read/],
+  ['hasNoSize', 2, /size/],
+  ['factoryThrows', 1, /no such key/],
+  ['neverOpens', 7, /30 s/],
 ]
 
-for (const [module, message] of BROKEN) {
-  test.serial(`a module that ${module} is one clear line, nothing left`, async (t) => {
+test.serial('a module that cannot be served is one clear line, nothing left', async (t) => {
+  const tried = BROKEN.map(async ([module, status, message]) => {
     const directory = temporaryDirectory({ 'backend.ts': MODULES[module] })
     t.teardown(directory.remove)
-    const outcome = await ublk(['add', './backend.ts'], { cwd: directory.path })
-    t.true(outcome.status === 1 || outcome.status === 2, outcome.stderr)
-    assertReport(t, outcome, outcome.status ?? 0, message)
-    await assertNothingLeft(t)
+    assertReport(t, await ublk(['add', './backend.ts'], { cwd: directory.path }), status, message)
   })
-}
+  await Promise.all(tried)
+})
 
 test.serial('a module that may not be read is one clear line', async (t) => {
   const directory = temporaryDirectory({ 'backend.ts': MODULES.memory })
@@ -101,19 +94,21 @@ test.serial('a module that may not be read is one clear line', async (t) => {
   execFileSync('chmod', ['755', directory.path])
   execFileSync('chmod', ['000', join(directory.path, 'backend.ts')])
   const module = join(directory.path, 'backend.ts')
-  for (const flags of [['--foreground'], []]) {
+  const tried = [['--foreground'], []].map(async (flags) => {
     const outcome = await ublk(['add', './backend.ts', ...flags], { cwd: directory.path, through: NOBODY })
     assertReport(t, outcome, 1, new RegExp(`the backend module file://${module} cannot be loaded: EACCES`))
-  }
+  })
+  await Promise.all(tried)
 })
 
 test.serial('kill -9 of the server: list shows what is left, del removes device, record and socket', async (t) => {
   const { id, path, server } = await add(t, 'mem', '-s', '16M')
   process.kill(server.pid, 'SIGKILL')
   await waitUntil('the device is dead', async () => (await list(t))[0]?.state === 'dead', 30_000)
-  t.deepEqual((await list(t))[0]?.target, { type: 'mem' })
-  assertReport(t, await ublk(['stats', String(id)]), 1, /no server/)
-  t.regex((await ublk(['doctor'])).stdout, new RegExp(`^warn +leftover: device ${id} is dead`, 'm'))
+  const [[listed], stats, doctor] = await Promise.all([list(t), ublk(['stats', String(id)]), ublk(['doctor'])])
+  t.deepEqual(listed?.target, { type: 'mem' })
+  assertReport(t, stats, 1, /no server/)
+  t.regex(doctor.stdout, new RegExp(`^warn +leftover: device ${id} is dead`, 'm'))
   await del(t, path)
   await assertNothingLeft(t)
 })
@@ -145,7 +140,8 @@ test.serial('the number of a killed server can be served again: its record and s
   })
   const second = await add(t, 'null', '-n', '3')
   t.true(isAlive(second.server.pid))
-  t.like(JSON.parse((await ublk(['stats', '3', '--json'])).stdout), { id: 3 })
-  t.like((await list(t))[0], { id: 3, target: { type: 'null' } })
+  const [[listed], stats] = await Promise.all([list(t), ublk(['stats', '3', '--json'])])
+  t.like(JSON.parse(stats.stdout), { id: 3 })
+  t.like(listed, { id: 3, target: { type: 'null' } })
   await del(t, '3')
 })

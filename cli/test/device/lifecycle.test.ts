@@ -50,7 +50,11 @@ test.serial('add prints the path alone; list, info and stats show the device; de
   t.true(statSync('/dev/ublkb7').isBlockDevice())
   checkData(t, '/dev/ublkb7')
 
-  const [device] = await list(t)
+  const commands = [['list'], ['info', '/dev/ublkb7'], ['info', '7', '--json'], ['info', '--json'], ['stats', '7', '--json'], ['stats']]
+  const [[device], [text, info, infoJson, allJson, statsJson, statsText]] = await Promise.all([
+    list(t),
+    Promise.all(commands.map(async (args) => (await ublk(args)).stdout)) as Promise<[string, string, string, string, string, string]>,
+  ])
   const { flags, pid, ...fixed } = device ?? t.fail()
   t.deepEqual(Object.keys(device ?? {}), [
     ...['id', 'path', 'charPath', 'state', 'size', 'logicalBlockSize', 'physicalBlockSize', 'queues', 'depth', 'maxIoBytes', 'pid'],
@@ -73,24 +77,22 @@ test.serial('add prints the path alone; list, info and stats show the device; de
   t.true(isAlive(pid))
   t.true(flags.includes('CMD_IOCTL_ENCODE'))
 
-  const text = await ublk(['list'])
-  t.regex(text.stdout, /^ID +PATH +STATE +SIZE +QUEUES +DEPTH +PID +TARGET\n/)
-  t.regex(text.stdout, new RegExp(`^ *7 +/dev/ublkb7 +live +64MiB +2 +32 +${pid} +mem$`, 'm'))
+  t.regex(text, /^ID +PATH +STATE +SIZE +QUEUES +DEPTH +PID +TARGET\n/)
+  t.regex(text, new RegExp(`^ *7 +/dev/ublkb7 +live +64MiB +2 +32 +${pid} +mem$`, 'm'))
 
-  const info = await ublk(['info', '/dev/ublkb7'])
-  t.regex(info.stdout, /^path +\/dev\/ublkb7$/m)
-  t.regex(info.stdout, new RegExp(`^server +${pid}, version `, 'm'))
-  const described = JSON.parse((await ublk(['info', '7', '--json'])).stdout)
+  t.regex(info, /^path +\/dev\/ublkb7$/m)
+  t.regex(info, new RegExp(`^server +${pid}, version `, 'm'))
+  const described = JSON.parse(infoJson)
   t.like(described, { id: 7, target: { type: 'mem' }, server: { pid, running: true, socket: `${STATE}/7.sock`, recovery: 'off' } })
-  t.deepEqual(JSON.parse((await ublk(['info', '--json'])).stdout), { devices: [described] })
+  t.deepEqual(JSON.parse(allJson), { devices: [described] })
 
-  const stats = JSON.parse((await ublk(['stats', '7', '--json'])).stdout)
+  const stats = JSON.parse(statsJson)
   t.is(stats.id, 7)
   t.true(stats.operations.write.bytes >= MIB)
   t.true(stats.operations.read.requests >= 8)
   const { p50, p99, p999, max } = stats.operations.read.latency
   t.true(0 < p50 && p50 <= p99 && p99 <= p999 && p999 <= max * 1.1, JSON.stringify(stats.operations.read))
-  t.regex((await ublk(['stats'])).stdout, /^write +\d+ +\S+MiB +0 +\d/m)
+  t.regex(statsText, /^write +\d+ +\S+MiB +0 +\d/m)
 
   await del(t, '7')
   t.false(existsSync('/dev/ublkb7'))
@@ -190,7 +192,7 @@ test.serial('the server goes when another program removes its device', async (t)
 })
 
 test.serial('del takes several, and --all; --async does not wait', async (t) => {
-  for (const id of ['1', '2', '3', '4']) await add(t, 'null', '-n', id)
+  await Promise.all(['1', '2', '3', '4'].map((id) => add(t, 'null', '-n', id)))
   t.deepEqual(JSON.parse((await ublk(['del', '1', '2', '2', '--json'])).stdout), { deleted: [1, 2] })
   t.deepEqual(JSON.parse((await ublk(['del', '4', '--async', '--json'])).stdout), { deleted: [4] })
   await waitUntil('device 4 is gone', () => !existsSync('/dev/ublkc4'))
@@ -264,17 +266,17 @@ test.serial('the socket answers metrics, stats, info and stop', async (t) => {
 })
 
 test.serial('features in text and JSON', async (t) => {
-  const { stdout } = await ublk(['features', '--json'])
-  const { mask, flags } = JSON.parse(stdout)
+  const [json, text] = await Promise.all([ublk(['features', '--json']), ublk(['features'])])
+  const { mask, flags } = JSON.parse(json.stdout)
   t.regex(mask, /^0x[0-9a-f]+$/)
   t.like(flags[0], { bit: '0x1', name: 'UBLK_F_SUPPORT_ZERO_COPY' })
   const sum = flags.reduce((bits: bigint, { bit, here }: { bit: string; here: boolean }) => (here ? bits | BigInt(bit) : bits), 0n)
   t.is(sum & BigInt(mask), sum)
-  t.regex((await ublk(['features'])).stdout, new RegExp(`^mask ${mask}\nFEATURE +BIT +HERE\n`))
+  t.regex(text.stdout, new RegExp(`^mask ${mask}\nFEATURE +BIT +HERE\n`))
 })
 
 test.serial('doctor is content with a machine that can serve', async (t) => {
-  const { status, stdout } = await ublk(['doctor', '--json'])
+  const [{ status, stdout }, text] = await Promise.all([ublk(['doctor', '--json']), ublk(['doctor'])])
   t.is(status, 0, stdout)
   const { ok, checks } = JSON.parse(stdout)
   t.true(ok)
@@ -282,7 +284,7 @@ test.serial('doctor is content with a machine that can serve', async (t) => {
     checks.filter(({ status }: { status: string }) => status === 'fail'),
     [],
   )
-  t.is((await ublk(['doctor'])).status, 0)
+  t.is(text.status, 0)
 })
 
 async function timed(run: () => Promise<unknown>): Promise<number> {
@@ -302,7 +304,6 @@ function call(socketPath: string, method: string, path: string): Promise<{ body:
 }
 
 test.serial('list and stats without devices', async (t) => {
-  t.deepEqual(await list(t), [])
-  t.deepEqual(JSON.parse((await ublk(['stats', '--json'])).stdout), { devices: [] })
-  t.deepEqual(JSON.parse((await ublk(['info', '--json'])).stdout), { devices: [] })
+  const answers = await Promise.all(['list', 'stats', 'info'].map((verb) => ublk([verb, '--json'])))
+  for (const { stdout } of answers) t.deepEqual(JSON.parse(stdout), { devices: [] })
 })

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import test from 'ava'
+import test, { type ExecutionContext } from 'ava'
 import { start, temporaryDirectory, ublk } from '../program.ts'
 import {
   add,
@@ -74,19 +74,20 @@ const STAGES = ['neverLoads', 'neverOpens'] as const
 
 for (const way of ['detached', 'foreground']) {
   for (const module of STAGES) {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-      test.serial(`${signal} ends a ${way} start with a module that ${module}`, async (t) => {
+    test.serial(`a signal ends a ${way} start with a module that ${module}`, async (t) => {
+      const ended = (['SIGINT', 'SIGTERM'] as const).map(async (signal) => {
         const directory = temporaryDirectory({ 'backend.ts': MODULES[module] })
         t.teardown(directory.remove)
         const running = start(['add', './backend.ts', ...(way === 'foreground' ? ['--foreground'] : [])], { cwd: directory.path })
         await waitUntil('the stage is reached', () => existsSync(join(directory.path, REACHED)), START_LIMIT_MS)
         running.kill(signal)
         const outcome = await running.outcome
-        t.true(outcome.msAfterSignal < STOP_LIMIT_MS, `${outcome.msAfterSignal} ms`)
+        t.true(outcome.msAfterSignal < STOP_LIMIT_MS, `${signal}: ${outcome.msAfterSignal} ms`)
         assertReport(t, outcome, 1, new RegExp(signal))
-        await assertNothingLeft(t)
       })
-    }
+      await Promise.all(ended)
+      await assertNothingLeft(t)
+    })
   }
 }
 
@@ -105,15 +106,20 @@ for (const module of ['neverAnswers', 'spins'] as const) {
   })
 }
 
+/** `add`, interrupted after `ms`. */
+async function interruptedAdd(t: ExecutionContext, ms: number): Promise<void> {
+  const running = start(['add', 'mem', '-s', '16M'])
+  await delay(ms)
+  running.kill('SIGINT')
+  const { status, stdout } = await running.outcome
+  // What was printed decides, and not the status: the signal may still come while the process ends by itself.
+  t.is(status === 0, stdout !== '' && status !== null, `after ${ms} ms: ${stdout}`)
+  if (stdout !== '') t.is((await ublk(['del', stdout.trim()])).status, 0)
+}
+
 test.serial('SIGINT at any moment of add leaves nothing, or the device that was printed', async (t) => {
-  for (let ms = 0; ms <= 6_000; ms += 500) {
-    const running = start(['add', 'mem', '-s', '16M'])
-    await delay(ms)
-    running.kill('SIGINT')
-    const { status, stdout } = await running.outcome
-    // What was printed decides, and not the status: the signal may still come while the process ends by itself.
-    t.is(status === 0, stdout !== '' && status !== null, stdout)
-    if (stdout !== '') t.is((await ublk(['del', stdout.trim()])).status, 0)
+  for (let ms = 0; ms <= 6_000; ms += 1_000) {
+    await Promise.all([interruptedAdd(t, ms), interruptedAdd(t, ms + 500)])
     await assertNothingLeft(t)
   }
 })
@@ -153,9 +159,13 @@ test.serial('--run gives the command the device, and ends with its status', asyn
 })
 
 test.serial('--run: not found is 127, killed is 128 + N, and --json is one value', async (t) => {
-  t.is((await ublk(['add', 'null', '--run', 'no-such-command'])).status, 127)
-  t.is((await ublk(['add', 'null', '--run', 'kill -9 $$'])).status, 137)
-  const { status, stdout, stderr } = await ublk(['add', 'null', '--run', 'echo said; exit 3', '--json'])
+  const [missing, killed, { status, stdout, stderr }] = await Promise.all([
+    ublk(['add', 'null', '--run', 'no-such-command']),
+    ublk(['add', 'null', '--run', 'kill -9 $$']),
+    ublk(['add', 'null', '--run', 'echo said; exit 3', '--json']),
+  ])
+  t.is(missing.status, 127)
+  t.is(killed.status, 137)
   t.is(status, 3)
   t.is(stderr, 'said\n')
   t.like(JSON.parse(stdout), { device: { state: 'live' }, exitCode: 3 })
