@@ -73,6 +73,12 @@ export const suites: Suite[] = [
       vmSuite(`${name} on ${kernel}`, `test/device/${name}.test.ts`, limitSeconds, ['--kernel', kernel]),
     ),
   ),
+  ...endKernels.map(
+    (kernel): Suite => ({
+      ...vmSuite(`data on ${kernel}, all shapes`, 'test/device/data.test.ts', 900, ['--kernel', kernel, '--env', 'UBLK_ALL_SHAPES=1']),
+      fullOnly: true,
+    }),
+  ),
   ...nodes.map((node) => vmSuite(`boundary on Node ${node}`, 'test/boundary/boundary.test.ts', 600, ['--node', node])),
   { ...vmSuite('growth', 'test/boundary/growth.test.ts', 600), tags: ['vm', 'stress'] },
   {

@@ -3,6 +3,7 @@
  * the last sector of a device whose size fits nothing, and reads them back.
  */
 import path from 'node:path'
+import process from 'node:process'
 import test from 'ava'
 import { type DeviceOptions, features, file, memory, worker } from '../../src/index.ts'
 import { fioVerify, memoryBackend, run, until, withDevice, withDirectory } from './support.ts'
@@ -25,27 +26,36 @@ const backends: Record<string, MakeBackend> = {
   'js worker async': sharedMemory({ later: true }),
 }
 
+type Shape = [blockSize: number, queues: number]
+/** Each block size and each number of queues, with each backend. */
+const SHAPES: Shape[] = [
+  [512, 1],
+  [4096, 2],
+]
+/** The rest of each with each: for `make verify`. */
+const OTHER_SHAPES: Shape[] = [
+  [512, 2],
+  [4096, 1],
+]
+const shapes = process.env.UBLK_ALL_SHAPES === undefined ? SHAPES : [...SHAPES, ...OTHER_SHAPES]
+
 for (const [name, makeBackend] of Object.entries(backends)) {
-  // Block size and queues are the same code for promises that settle later.
-  const isVariant = name === 'js worker async'
-  for (const blockSize of isVariant ? [512] : [512, 4096]) {
-    for (const queues of isVariant ? [2] : [1, 2]) {
-      test.serial(`${name}, ${blockSize}-byte blocks, ${queues} queue(s): every byte comes back`, async (t) => {
-        t.timeout(240_000)
-        const size = sizeFor(blockSize)
-        await withDirectory((directory) =>
-          withDevice({ backend: makeBackend(size, directory), blockSize, queues, depth: 32, maxIoBytes: '1MiB' }, async (device) => {
-            t.is(device.size, size)
-            await fioVerify(device.path, { blockSize: '4k', jobs: queues, sizeBytes: 4 * MIB })
-            await fioVerify(device.path, { blockSize: '4m', jobs: queues, sizeBytes: 24 * MIB })
-            await fioVerify(device.path, { blockSize: `${blockSize}-1m`, sizeBytes: size })
-            const { operations } = device.stats()
-            t.true(operations.write.requests > 0)
-            t.true(Object.values(operations).every(({ errors }) => errors === 0))
-          }),
-        )
-      })
-    }
+  for (const [blockSize, queues] of shapes) {
+    test.serial(`${name}, ${blockSize}-byte blocks, ${queues} queue(s): every byte comes back`, async (t) => {
+      t.timeout(240_000)
+      const size = sizeFor(blockSize)
+      await withDirectory((directory) =>
+        withDevice({ backend: makeBackend(size, directory), blockSize, queues, depth: 32, maxIoBytes: '1MiB' }, async (device) => {
+          t.is(device.size, size)
+          await fioVerify(device.path, { blockSize: '4k', jobs: queues, sizeBytes: 4 * MIB })
+          await fioVerify(device.path, { blockSize: '4m', jobs: queues, sizeBytes: 24 * MIB })
+          await fioVerify(device.path, { blockSize: `${blockSize}-1m`, sizeBytes: size })
+          const { operations } = device.stats()
+          t.true(operations.write.requests > 0)
+          t.true(Object.values(operations).every(({ errors }) => errors === 0))
+        }),
+      )
+    })
   }
 }
 
