@@ -1,21 +1,30 @@
-//! Thread-per-core io_uring building blocks: rings, wake-ups, placement, memory, time.
+//! Thread-per-core executor over io_uring: tasks, timers, files, and the parts below them: rings, wake-ups, placement, memory, time.
 //!
-//! Knows nothing of ublk. A thread owns its ring by value and is the only one that touches it; other threads reach it
-//! through a [`Waker`] alone.
+//! Knows nothing of ublk. A thread owns its [`LocalExecutor`], or its [`Ring`], by value and is the only one that touches it; other
+//! threads reach it through wakers and a [`executor::RemoteHandle`] alone.
 //!
-//! Unsafe code lives in `ring` (kernel interface), `memory` (mappings) and `clock` (the time-stamp counter).
+//! Unsafe code lives in `ring` and `reactor` (kernel interface), `io` (buffers that the kernel works on), `memory` (mappings) and `clock`
+//! (the time-stamp counter). The executor itself has none.
 
 #![deny(unsafe_code, missing_docs)]
 
 #[allow(unsafe_code)]
 pub mod clock;
+pub mod executor;
+mod inbox;
+#[allow(unsafe_code)]
+pub mod io;
 #[allow(unsafe_code)]
 pub mod memory;
 pub mod placement;
 #[allow(unsafe_code)]
+mod reactor;
+#[allow(unsafe_code)]
 pub mod ring;
 pub mod wake;
 
+pub use executor::{ExecutorError, JoinHandle, LocalExecutor, sleep, spawn_local, yield_if_needed, yield_now};
 pub use memory::Mapping;
+pub use reactor::leaked_operations;
 pub use ring::{Completion, Ring, RingError, RingOptions, Wait};
 pub use wake::Waker;

@@ -36,6 +36,29 @@ impl Waker {
     }
 }
 
+/// The signal of an inbox: an eventfd of its own, so that closing the inbox closes it.
+#[derive(Debug)]
+pub(crate) struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// # Errors
+    /// EMFILE or ENFILE: no file descriptor left.
+    pub(crate) fn new() -> std::io::Result<EventFd> {
+        Ok(EventFd(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    /// A second descriptor of it, for the thread that sleeps on it.
+    pub(crate) fn listener(&self) -> std::io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+}
+
+impl crate::inbox::Signal for EventFd {
+    fn raise(&self) {
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
 impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

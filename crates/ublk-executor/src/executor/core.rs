@@ -1,0 +1,371 @@
+//! What an executor is made of: its tasks, who of them is runnable, timers, ring.
+//!
+//! Thread: the one that made it. Foreign code (polls, wakers, destructors) is never run while something here is borrowed: it may call back.
+//! Invariant: every task is in `tasks` from `spawn` to its end, parked ones too; only what is in there is ever polled or dropped.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::{Duration, Instant};
+
+use slotmap::{Key, SlotMap};
+
+use super::class::{Class, RunQueues, Shares};
+use super::context;
+use super::join::{JoinCell, JoinError, JoinHandle};
+use super::stats::{Counters, Stats};
+use super::task::{Body, Message, Task, TaskInbox, TaskKey, WakeCell};
+use super::timers::Timers;
+use super::{SpawnRefused, TaskOptions};
+use crate::clock;
+use crate::reactor::{Outcome, Reactor};
+use crate::ring::{RingError, Wait};
+
+pub(crate) struct Core {
+    pub(super) inbox: Arc<TaskInbox>,
+    pub(super) timers: RefCell<Timers>,
+    /// None once it was drained.
+    reactor: RefCell<Option<Reactor>>,
+    pub(super) counters: Counters,
+    tasks: RefCell<SlotMap<TaskKey, Task>>,
+    queues: RefCell<RunQueues>,
+    is_closing: Cell<bool>,
+    is_running: Cell<bool>,
+    /// The counter's value at which a task that asks should yield.
+    slice_end_ticks: Cell<u64>,
+    slice_ticks: u64,
+    stall_ticks: u64,
+}
+
+/// Class of the future of `block_on`.
+const MAIN_CLASS: Class = Class::Normal;
+
+/// What became of the tasks and operations at the end of an executor.
+#[derive(Debug, Default)]
+pub struct Closed {
+    /// Tasks that had not ended, and were dropped.
+    pub dropped_tasks: usize,
+    /// Destructors of them that panicked.
+    pub panics: usize,
+    /// Operations that had not ended by the deadline: their memory is never freed.
+    pub leaked_operations: usize,
+}
+
+impl Core {
+    pub(super) fn new(
+        inbox: Arc<TaskInbox>,
+        reactor: Reactor,
+        shares: Shares,
+        slice: Duration,
+        stall: Duration,
+    ) -> Rc<Core> {
+        clock::start();
+        let ticks = |span: Duration| (span.as_nanos() as f64 / clock::nanoseconds_per_tick()) as u64;
+        Rc::new(Core {
+            inbox,
+            timers: RefCell::default(),
+            reactor: RefCell::new(Some(reactor)),
+            counters: Counters::default(),
+            tasks: RefCell::default(),
+            queues: RefCell::new(RunQueues::new(shares)),
+            is_closing: Cell::new(false),
+            is_running: Cell::new(false),
+            slice_end_ticks: Cell::new(0),
+            slice_ticks: ticks(slice),
+            stall_ticks: ticks(stall),
+        })
+    }
+
+    /// One `block_on` at a time.
+    pub(super) fn begin_run(&self) -> Running<'_> {
+        assert!(!self.is_running.replace(true), "block_on within a block_on of the same executor");
+        Running { core: self }
+    }
+
+    pub(super) fn spawn<F>(
+        self: &Rc<Self>,
+        options: TaskOptions,
+        future: F,
+    ) -> Result<JoinHandle<F::Output>, SpawnRefused<F>>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        if self.is_closing.get() {
+            return Err(SpawnRefused(future));
+        }
+        let cell = JoinCell::new();
+        let output = Rc::clone(&cell);
+        let future = Box::pin(async move { output.end(Ok(future.await)) });
+        let key = self.tasks.borrow_mut().insert_with_key(|key| Task {
+            body: Some(Body::new(future, WakeCell::new(&self.inbox, key, true))),
+            class: options.class,
+            name: options.name,
+            is_cancelled: false,
+            ended: cell.clone(),
+        });
+        self.queues.borrow_mut().push(options.class, key);
+        self.counters.spawned.add(1);
+        Ok(JoinHandle::new(self, key, cell))
+    }
+
+    /// A task, or with the null key the future of `block_on`, is to be polled.
+    pub(super) fn make_ready(&self, key: TaskKey) {
+        let class = if key.is_null() { Some(MAIN_CLASS) } else { self.tasks.borrow().get(key).map(|task| task.class) };
+        if let Some(class) = class {
+            self.queues.borrow_mut().push(class, key);
+        }
+    }
+
+    /// Polls runnable tasks until none is left, the slice is over, or the ring has something. True: the future of `block_on` is next.
+    pub(super) fn run_slice(&self) -> bool {
+        let begin = clock::ticks();
+        let slice_end = begin + self.slice_ticks;
+        self.slice_end_ticks.set(slice_end);
+        let mut now = begin;
+        while now < slice_end {
+            let Some((class, key)) = self.queues.borrow_mut().pop() else { return false };
+            if key.is_null() {
+                return true;
+            }
+            let Some(body) = self.tasks.borrow_mut().get_mut(key).and_then(|task| task.body.take()) else { continue };
+            self.poll(key, body);
+            let end = clock::ticks();
+            self.account(class, key, end.saturating_sub(now));
+            now = end;
+            if self.ring_has_work() {
+                break;
+            }
+        }
+        false
+    }
+
+    /// The future of `block_on` was polled for so long.
+    pub(super) fn charge_main(&self, ticks: u64) {
+        self.queues.borrow_mut().charge(MAIN_CLASS, ticks);
+    }
+
+    fn poll(&self, key: TaskKey, mut body: Body) {
+        body.cell.begin_poll();
+        let polled = {
+            let mut context = Context::from_waker(&body.waker);
+            catch_unwind(AssertUnwindSafe(|| body.future.as_mut().poll(&mut context)))
+        };
+        if matches!(polled, Ok(std::task::Poll::Pending)) {
+            let mut tasks = self.tasks.borrow_mut();
+            match tasks.get_mut(key) {
+                Some(task) if !task.is_cancelled => task.body = Some(body),
+                _ => {
+                    let task = tasks.remove(key);
+                    drop(tasks);
+                    self.finish(task, body, JoinError::Cancelled);
+                }
+            }
+            return;
+        }
+        let task = self.tasks.borrow_mut().remove(key);
+        let end = match polled {
+            // The output is in the cell already: only a task that was lost on the way is told that it was cancelled.
+            Ok(_) => JoinError::Cancelled,
+            Err(payload) => {
+                self.counters.panics.add(1);
+                JoinError::Panicked(payload)
+            }
+        };
+        self.finish(task, body, end);
+    }
+
+    /// Drops a task that is no longer in `tasks`, then tells whoever waits for its end. Returns false when its destructor panicked.
+    fn finish(&self, task: Option<Task>, body: Body, end: JoinError) -> bool {
+        let dropped = self.drop_caught(body);
+        if let Some(task) = task {
+            let (ended, rest) = (Rc::clone(&task.ended), task);
+            ended.fail(end);
+            self.drop_caught((ended, rest));
+        }
+        self.counters.finished.add(1);
+        dropped
+    }
+
+    fn drop_caught<T>(&self, value: T) -> bool {
+        match catch_unwind(AssertUnwindSafe(move || drop(value))) {
+            Ok(()) => true,
+            Err(payload) => {
+                self.counters.panics.add(1);
+                drop_payload(payload);
+                false
+            }
+        }
+    }
+
+    fn account(&self, class: Class, key: TaskKey, ticks: u64) {
+        self.queues.borrow_mut().charge(class, ticks);
+        self.counters.polls[class.index()].add(1);
+        self.counters.run_ticks[class.index()].add(ticks);
+        if ticks > self.stall_ticks {
+            self.counters.stalls.add(1);
+            let name = self.tasks.borrow().get(key).map(|task| task.name);
+            self.counters.last_stall.set(name.or(self.counters.last_stall.get()));
+        }
+    }
+
+    /// Drops a task's future now, or when its poll returns if that is under way.
+    pub(super) fn cancel(self: &Rc<Self>, key: TaskKey) {
+        let task = {
+            let mut tasks = self.tasks.borrow_mut();
+            let Some(task) = tasks.get_mut(key) else { return };
+            if task.body.is_none() {
+                task.is_cancelled = true;
+                return;
+            }
+            tasks.remove(key)
+        };
+        let Some(mut task) = task else { return };
+        let Some(body) = task.body.take() else { return };
+        let _entered = context::enter(self);
+        self.finish(Some(task), body, JoinError::Cancelled);
+    }
+
+    pub(super) fn set_class(&self, key: TaskKey, class: Class) {
+        if let Some(task) = self.tasks.borrow_mut().get_mut(key) {
+            task.class = class;
+        }
+    }
+
+    /// Something runnable waits.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.queues.borrow().is_empty()
+    }
+
+    /// Whoever has run for a slice, or keeps completions waiting, should yield.
+    pub(super) fn should_yield(&self) -> bool {
+        clock::ticks() >= self.slice_end_ticks.get() || self.ring_has_work()
+    }
+
+    /// None once the executor has ended. `act` must not run foreign code.
+    pub(crate) fn with_reactor<R>(&self, act: impl FnOnce(Option<&mut Reactor>) -> R) -> R {
+        act(self.reactor.borrow_mut().as_mut())
+    }
+
+    fn ring_has_work(&self) -> bool {
+        self.reactor.borrow_mut().as_mut().is_some_and(Reactor::has_work)
+    }
+
+    /// Takes the mail, submits, sleeps if there is nothing to do, and wakes whoever is due.
+    pub(super) fn turn(&self, mail: &mut Vec<Message>, outcome: &mut Outcome) -> Result<(), RingError> {
+        self.read_mail(mail);
+        let wait = self.how_long();
+        let turned = match self.reactor.borrow_mut().as_mut() {
+            Some(reactor) => reactor.turn(wait, outcome),
+            None => Ok(()),
+        };
+        if wait != Wait::No {
+            self.inbox.awake();
+        }
+        self.timers.borrow_mut().take_due(&mut outcome.wakers);
+        for waker in outcome.wakers.drain(..) {
+            waker.wake();
+        }
+        for held in outcome.freed.drain(..) {
+            self.drop_caught(held);
+        }
+        self.read_mail(mail);
+        turned
+    }
+
+    fn how_long(&self) -> Wait {
+        let until_timer = self.timers.borrow().wait();
+        if self.is_busy() || until_timer == Some(Duration::ZERO) || !self.inbox.may_sleep() {
+            return Wait::No;
+        }
+        self.counters.sleeps.add(1);
+        until_timer.map_or(Wait::Forever, Wait::AtMost)
+    }
+
+    fn read_mail(&self, mail: &mut Vec<Message>) {
+        self.inbox.take(mail);
+        for message in mail.drain(..) {
+            match message {
+                Message::Wake(key) => {
+                    self.counters.remote_wakes.add(1);
+                    self.make_ready(key);
+                }
+                Message::Run(run) => {
+                    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+                        self.counters.panics.add(1);
+                        drop_payload(payload);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The end: drops every task, waits for operations under way, gives the signal and the ring back. Later calls do nothing.
+    pub(super) fn close(self: &Rc<Self>, limit: Duration) -> Closed {
+        let mut closed = Closed::default();
+        if self.is_closing.replace(true) {
+            return closed;
+        }
+        let _entered = context::enter(self);
+        for message in self.inbox.close() {
+            self.drop_caught(message);
+        }
+        // One by one: a destructor may cancel other tasks, but it can add none, so this ends.
+        loop {
+            let next = {
+                let mut tasks = self.tasks.borrow_mut();
+                let key = tasks.keys().next();
+                key.and_then(|key| tasks.remove(key))
+            };
+            let Some(mut task) = next else { break };
+            closed.dropped_tasks += 1;
+            if let Some(body) = task.body.take()
+                && !self.finish(Some(task), body, JoinError::Cancelled)
+            {
+                closed.panics += 1;
+            }
+        }
+        let timers = self.timers.borrow_mut().take_all();
+        self.drop_caught(timers);
+        let reactor = self.reactor.borrow_mut().take();
+        if let Some(reactor) = reactor {
+            let mut outcome = Outcome::default();
+            closed.leaked_operations = reactor.drain(Instant::now() + limit, &mut outcome);
+            self.drop_caught(outcome.wakers);
+            for held in outcome.freed {
+                self.drop_caught(held);
+            }
+        }
+        closed
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let reactor = self.reactor.borrow();
+        let (enters, completions) = reactor.as_ref().map_or((0, 0), Reactor::counts);
+        let in_flight = reactor.as_ref().map_or(0, Reactor::in_flight);
+        let strays = reactor.as_ref().map_or(0, Reactor::strays);
+        self.counters.read(self.tasks.borrow().len(), enters, completions, in_flight, strays)
+    }
+}
+
+/// A `block_on` under way.
+pub(super) struct Running<'a> {
+    core: &'a Core,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.core.is_running.set(false);
+    }
+}
+
+/// A panic's payload may panic when it is dropped: then it is leaked.
+fn drop_payload(payload: Box<dyn Any + Send>) {
+    if let Err(second) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
+        std::mem::forget(second);
+    }
+}

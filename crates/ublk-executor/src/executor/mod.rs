@@ -1,0 +1,325 @@
+//! A thread's own executor: runs futures that never leave their thread, and sleeps in its ring.
+//!
+//! A [`LocalExecutor`] is a value: it owns its tasks, parked ones too, and when it is dropped they are dropped, on its thread. There is no
+//! registry and no global state; what other threads hold of it (wakers) is a number and an inbox.
+
+mod class;
+mod context;
+mod core;
+mod join;
+mod remote;
+mod stats;
+mod task;
+mod timers;
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use slotmap::Key;
+
+use crate::clock;
+use crate::reactor::{Outcome, Reactor};
+use crate::ring::{Ring, RingError, RingOptions};
+use crate::wake::EventFd;
+use task::{Body, TaskInbox, TaskKey, WakeCell};
+
+pub use self::class::{Class, Shares};
+pub(crate) use self::context::current;
+pub use self::core::Closed;
+pub(crate) use self::core::Core;
+pub use self::join::{JoinError, JoinHandle};
+pub use self::remote::{RemoteGone, RemoteHandle, RemoteJoin};
+pub use self::stats::{ClassStats, Stats};
+pub use self::timers::{Sleep, sleep, sleep_until};
+
+/// Why an executor could not be made, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutorError {
+    /// The ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The descriptor that other threads wake it by.
+    #[error("eventfd: {0}; is the limit of open files reached (ulimit -n)?")]
+    Signal(std::io::Error),
+}
+
+/// `spawn` came after the executor began to close: the future, untouched.
+pub struct SpawnRefused<F>(pub F);
+
+impl<F> fmt::Debug for SpawnRefused<F> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+impl<F> fmt::Display for SpawnRefused<F> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the executor is closing and takes no more tasks")
+    }
+}
+
+impl<F> std::error::Error for SpawnRefused<F> {}
+
+/// How a task is run.
+#[derive(Debug, Clone, Copy)]
+pub struct TaskOptions {
+    /// Its class; default [`Class::Normal`].
+    pub class: Class,
+    /// Its name, for the stall detector; default "task".
+    pub name: &'static str,
+}
+
+impl Default for TaskOptions {
+    fn default() -> TaskOptions {
+        TaskOptions { class: Class::default(), name: "task" }
+    }
+}
+
+/// Makes a [`LocalExecutor`].
+#[derive(Debug, Clone)]
+pub struct Builder {
+    ring_entries: u32,
+    shares: Shares,
+    slice: Duration,
+    stall_limit: Duration,
+    close_limit: Duration,
+}
+
+impl Builder {
+    /// Submissions that the ring holds before it enters by itself; default 256. Completions: four times as many.
+    pub fn ring_entries(mut self, entries: u32) -> Builder {
+        self.ring_entries = entries;
+        self
+    }
+
+    /// Run time of the task classes; default [`Shares::default`].
+    pub fn shares(mut self, shares: Shares) -> Builder {
+        self.shares = shares;
+        self
+    }
+
+    /// Time after which a busy executor looks at its ring, and [`yield_if_needed`] yields; default 200 µs.
+    pub fn slice(mut self, slice: Duration) -> Builder {
+        self.slice = slice;
+        self
+    }
+
+    /// Polls that take longer are counted and named as stalls; default 10 ms.
+    pub fn stall_limit(mut self, limit: Duration) -> Builder {
+        self.stall_limit = limit;
+        self
+    }
+
+    /// How long the executor's end waits for operations under way; default 30 s.
+    pub fn close_limit(mut self, limit: Duration) -> Builder {
+        self.close_limit = limit;
+        self
+    }
+
+    /// Makes the executor, for this thread.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Ring`]: io_uring is switched off or not allowed (EPERM, ENOSYS), or its memory exceeds the limit (ENOMEM).
+    /// [`ExecutorError::Signal`]: no file descriptor left.
+    pub fn build(self) -> Result<LocalExecutor, ExecutorError> {
+        let ring: Ring = Ring::new(RingOptions {
+            submissions: self.ring_entries,
+            completions: self.ring_entries.saturating_mul(4),
+        })?;
+        let signal = EventFd::new().map_err(ExecutorError::Signal)?;
+        let listener = signal.listener().map_err(ExecutorError::Signal)?;
+        let reactor = Reactor::new(Box::new(ring), listener)?;
+        let inbox = Arc::new(TaskInbox::new(signal));
+        let core = core::Core::new(inbox, reactor, self.shares, self.slice, self.stall_limit);
+        Ok(LocalExecutor { core, close_limit: self.close_limit })
+    }
+}
+
+/// An executor of one thread. Neither `Send` nor `Sync`.
+///
+/// ```
+/// use ublk_executor::{LocalExecutor, spawn_local};
+///
+/// let executor = LocalExecutor::new()?;
+/// let sum = executor.block_on(async {
+///     let one = spawn_local(async { 1 }).unwrap();
+///     let two = spawn_local(async { 2 }).unwrap();
+///     one.await.unwrap() + two.await.unwrap()
+/// })?;
+/// assert_eq!(sum, 3);
+/// # Ok::<(), ublk_executor::ExecutorError>(())
+/// ```
+pub struct LocalExecutor {
+    core: Rc<core::Core>,
+    close_limit: Duration,
+}
+
+impl LocalExecutor {
+    /// An executor with the defaults of [`Builder`].
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn new() -> Result<LocalExecutor, ExecutorError> {
+        LocalExecutor::builder().build()
+    }
+
+    /// The defaults, to be changed.
+    pub fn builder() -> Builder {
+        Builder {
+            ring_entries: 256,
+            shares: Shares::default(),
+            slice: Duration::from_micros(200),
+            stall_limit: Duration::from_millis(10),
+            close_limit: Duration::from_secs(30),
+        }
+    }
+
+    /// Runs the executor until `future` is ready. Tasks that are left then stay, and go on in the next `block_on`.
+    ///
+    /// # Errors
+    /// The kernel's answer to `io_uring_enter`, when it is one that does not pass. Tasks stay as they are.
+    ///
+    /// # Panics
+    /// With the panic of `future`. Within a `block_on` of the same executor.
+    pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, ExecutorError> {
+        let _entered = context::enter(&self.core);
+        let _running = self.core.begin_run();
+        let mut future = pin!(future);
+        let main = Body::new(Box::pin(std::future::pending()), WakeCell::new(&self.core.inbox, TaskKey::null(), true));
+        self.core.make_ready(TaskKey::null());
+        let (mut mail, mut outcome) = (Vec::new(), Outcome::default());
+        loop {
+            if self.core.run_slice() {
+                main.cell.begin_poll();
+                let begin = clock::ticks();
+                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&main.waker)) {
+                    return Ok(output);
+                }
+                self.core.charge_main(clock::ticks().saturating_sub(begin));
+            }
+            self.core.turn(&mut mail, &mut outcome)?;
+        }
+    }
+
+    /// Adds a task; it runs within `block_on`.
+    ///
+    /// # Errors
+    /// The future itself, when the executor is closing.
+    pub fn spawn_local<F>(&self, future: F) -> Result<JoinHandle<F::Output>, SpawnRefused<F>>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        self.spawn_with(TaskOptions::default(), future)
+    }
+
+    /// [`LocalExecutor::spawn_local`] of a class and with a name.
+    ///
+    /// # Errors
+    /// The future itself, when the executor is closing.
+    pub fn spawn_with<F>(&self, options: TaskOptions, future: F) -> Result<JoinHandle<F::Output>, SpawnRefused<F>>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        self.core.spawn(options, future)
+    }
+
+    /// What other threads start tasks here by.
+    pub fn remote(&self) -> RemoteHandle {
+        RemoteHandle::new(&self.core.inbox)
+    }
+
+    /// Numbers so far.
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
+    }
+
+    /// What dropping does, and what became of it: drops every task, waits for operations under way (closing a ring does not stop them),
+    /// gives ring and descriptors back. Bounded by [`Builder::close_limit`].
+    pub fn close(self) -> Closed {
+        self.core.close(self.close_limit)
+    }
+}
+
+impl Drop for LocalExecutor {
+    fn drop(&mut self) {
+        self.core.close(self.close_limit);
+    }
+}
+
+impl fmt::Debug for LocalExecutor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("LocalExecutor").field("stats", &self.stats()).finish()
+    }
+}
+
+/// Adds a task to the executor that runs on this thread.
+///
+/// # Errors
+/// The future itself, when the executor is closing.
+///
+/// # Panics
+/// Outside of an executor.
+pub fn spawn_local<F>(future: F) -> Result<JoinHandle<F::Output>, SpawnRefused<F>>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    spawn_with(TaskOptions::default(), future)
+}
+
+/// [`spawn_local`] of a class and with a name.
+///
+/// # Errors
+/// The future itself, when the executor is closing.
+///
+/// # Panics
+/// Outside of an executor.
+pub fn spawn_with<F>(options: TaskOptions, future: F) -> Result<JoinHandle<F::Output>, SpawnRefused<F>>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    context::current().expect("a task is spawned outside of an executor").spawn(options, future)
+}
+
+/// Lets the others run: ready at the second poll. Cancel-safe.
+pub fn yield_now() -> Yield {
+    Yield { is_done: false, not_send: PhantomData }
+}
+
+/// Yields if this task has had its slice, or completions wait in the ring; else goes on at once. For long computations. Cancel-safe.
+///
+/// # Panics
+/// Outside of an executor.
+pub fn yield_if_needed() -> Yield {
+    let should = context::with(|core| core.map(|core| core.should_yield()));
+    Yield { is_done: !should.expect("yield_if_needed is called outside of an executor"), not_send: PhantomData }
+}
+
+/// See [`yield_now`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Yield {
+    is_done: bool,
+    not_send: PhantomData<*const ()>,
+}
+
+impl Future for Yield {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.is_done, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

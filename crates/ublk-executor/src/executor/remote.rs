@@ -1,0 +1,132 @@
+//! Work for an executor from other threads, and its result.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::spawn_local;
+use super::task::{Message, TaskInbox};
+
+/// Starts tasks on an executor from any thread. Cheap to clone; keeps nothing of the executor alive.
+#[derive(Clone)]
+pub struct RemoteHandle {
+    inbox: Arc<TaskInbox>,
+}
+
+/// The other executor has ended, or the task panicked there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the executor that was to do it has ended, or the task panicked")]
+pub struct RemoteGone;
+
+impl RemoteHandle {
+    pub(super) fn new(inbox: &Arc<TaskInbox>) -> RemoteHandle {
+        RemoteHandle { inbox: Arc::clone(inbox) }
+    }
+
+    /// Calls `make` on the executor's thread and runs the future there to its end, also when nobody waits for it; the future itself need not
+    /// be `Send`. An executor that has ended drops `make`, here.
+    pub fn spawn<M, F>(&self, make: M) -> RemoteJoin<F::Output>
+    where
+        M: FnOnce() -> F + Send + 'static,
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
+        let shared = Arc::new(Mutex::new(State::Running(None)));
+        let reply = Reply { shared: Arc::clone(&shared) };
+        let run = move || {
+            let future = make();
+            // Refused by an executor that is closing: the reply is dropped with the future.
+            if let Ok(task) = spawn_local(async move { reply.send(future.await) }) {
+                task.detach();
+            }
+        };
+        drop(self.inbox.push(Message::Run(Box::new(run))));
+        RemoteJoin { shared }
+    }
+}
+
+impl fmt::Debug for RemoteHandle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("RemoteHandle")
+    }
+}
+
+enum State<T> {
+    Running(Option<Waker>),
+    Ended(Result<T, RemoteGone>),
+    Taken,
+}
+
+/// The side that works.
+struct Reply<T> {
+    shared: Arc<Mutex<State<T>>>,
+}
+
+impl<T> Reply<T> {
+    fn send(self, value: T) {
+        end(&self.shared, Ok(value));
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        end(&self.shared, Err(RemoteGone));
+    }
+}
+
+/// The first end counts.
+fn end<T>(shared: &Mutex<State<T>>, result: Result<T, RemoteGone>) {
+    let waker = {
+        let mut state = lock(shared);
+        match &mut *state {
+            State::Running(waker) => {
+                let waker = waker.take();
+                *state = State::Ended(result);
+                waker
+            }
+            _ => return,
+        }
+    };
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// The result of [`RemoteHandle::spawn`]. Dropping it lets the task run. Cancel-safe: a result that was not taken stays.
+#[must_use = "whether it was done is known only to whoever awaits it"]
+pub struct RemoteJoin<T> {
+    shared: Arc<Mutex<State<T>>>,
+}
+
+impl<T> Future for RemoteJoin<T> {
+    type Output = Result<T, RemoteGone>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = lock(&self.shared);
+        match &mut *state {
+            State::Running(waker) => {
+                let old = waker.replace(context.waker().clone());
+                drop(state);
+                drop(old);
+                Poll::Pending
+            }
+            State::Ended(_) => match std::mem::replace(&mut *state, State::Taken) {
+                State::Ended(result) => Poll::Ready(result),
+                _ => unreachable!("looked at under the same lock"),
+            },
+            State::Taken => panic!("a RemoteJoin was polled after it was ready"),
+        }
+    }
+}
+
+impl<T> fmt::Debug for RemoteJoin<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("RemoteJoin")
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,95 @@
+//! A task and what wakes it. The executor owns the task; a waker owns neither it nor anything of it, but a number and an inbox.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+
+use super::class::Class;
+use super::context;
+use super::join::Ended;
+use crate::inbox::Inbox;
+use crate::wake::EventFd;
+
+slotmap::new_key_type! {
+    /// Number of a task; the null key stands for the future of `block_on`. Never used again after its task has ended.
+    pub(crate) struct TaskKey;
+}
+
+/// What other threads leave for an executor.
+pub(crate) enum Message {
+    Wake(TaskKey),
+    Run(Box<dyn FnOnce() + Send>),
+}
+
+pub(crate) type TaskInbox = Inbox<Message, EventFd>;
+
+/// One task, from `spawn` to its end.
+pub(super) struct Task {
+    /// None while it is polled.
+    pub(super) body: Option<Body>,
+    pub(super) class: Class,
+    pub(super) name: &'static str,
+    /// It was cancelled while it was polled.
+    pub(super) is_cancelled: bool,
+    /// Whoever waits for its end.
+    pub(super) ended: Rc<dyn Ended>,
+}
+
+/// What a poll needs.
+pub(super) struct Body {
+    pub(super) future: Pin<Box<dyn Future<Output = ()>>>,
+    pub(super) cell: Arc<WakeCell>,
+    pub(super) waker: Waker,
+}
+
+impl Body {
+    pub(super) fn new(future: Pin<Box<dyn Future<Output = ()>>>, cell: WakeCell) -> Body {
+        let cell = Arc::new(cell);
+        Body { future, waker: Waker::from(Arc::clone(&cell)), cell }
+    }
+}
+
+/// What a [`Waker`] holds.
+pub(super) struct WakeCell {
+    inbox: Arc<TaskInbox>,
+    key: TaskKey,
+    /// The task is on its way to be polled; another wake adds nothing.
+    is_queued: AtomicBool,
+}
+
+impl WakeCell {
+    pub(super) fn new(inbox: &Arc<TaskInbox>, key: TaskKey, is_queued: bool) -> WakeCell {
+        WakeCell { inbox: Arc::clone(inbox), key, is_queued: is_queued.into() }
+    }
+
+    /// Right before a poll: from now on a wake queues again. What was written before earlier wakes is seen by the poll.
+    pub(super) fn begin_poll(&self) {
+        self.is_queued.swap(false, Ordering::AcqRel);
+    }
+}
+
+impl Wake for WakeCell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.is_queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let is_here = context::with(|core| match core {
+            Some(core) if Arc::ptr_eq(&core.inbox, &self.inbox) => {
+                core.make_ready(self.key);
+                true
+            }
+            _ => false,
+        });
+        if !is_here {
+            // Refused after the executor's end: there is nothing left to wake.
+            let _ = self.inbox.push(Message::Wake(self.key));
+        }
+    }
+}

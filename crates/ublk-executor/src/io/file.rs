@@ -1,0 +1,143 @@
+//! Files past the page cache.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::rc::Rc;
+
+use io_uring::{opcode, types};
+
+use super::buffer::DmaBuffer;
+use super::operation::{Operation, start};
+use crate::reactor::OpKind;
+
+/// A file or block device opened with O_DIRECT. Clones share the descriptor, which closes when the last clone and the last operation are
+/// done with it. Offsets and lengths in bytes, in multiples of what the file system or device asks for (4096 is always right).
+///
+/// Cancel-safety of all operations: dropping the future gives up the answer; the operation may still take place, and buffer and file stay
+/// with the ring until it has.
+#[derive(Debug, Clone)]
+pub struct DmaFile {
+    file: Rc<File>,
+}
+
+impl DmaFile {
+    /// Opens with O_DIRECT and O_CLOEXEC on top of what `options` say. Blocks the thread for as long as the file system takes.
+    ///
+    /// # Errors
+    /// The kernel's; EINVAL where the file system has no O_DIRECT.
+    pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> io::Result<DmaFile> {
+        let file = options.clone().custom_flags(libc::O_DIRECT).open(path)?;
+        Ok(DmaFile { file: Rc::new(file) })
+    }
+
+    /// Size in bytes. Blocks the thread for a moment.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn size(&self) -> io::Result<u64> {
+        self.file.metadata().map(|metadata| metadata.len())
+    }
+
+    /// Fills the buffer from `offset` on: the bytes read, fewer only at the end of the file, and the buffer.
+    ///
+    /// # Errors
+    /// The kernel's; EINVAL for an offset or a length that is no multiple of the block.
+    ///
+    /// # Panics
+    /// Outside of an executor.
+    pub async fn read_at(&self, mut buffer: DmaBuffer, offset: u64) -> (io::Result<usize>, DmaBuffer) {
+        let length = length_of(buffer.len());
+        let entry = opcode::Read::new(self.fd(), buffer.address(), length).offset(offset).build();
+        // SAFETY: the entry points into the buffer, whose bytes do not move with it; the operation owns both buffer and file.
+        let operation: Operation<(DmaBuffer, Rc<File>)> =
+            unsafe { start(entry, OpKind::Bounded, (buffer, Rc::clone(&self.file))) };
+        let (result, (buffer, _)) = operation.await;
+        (result.map(|read| read as usize), buffer)
+    }
+
+    /// Writes the whole buffer at `offset`; short writes are resumed.
+    ///
+    /// # Errors
+    /// The kernel's, ENOSPC among them; WriteZero when it takes nothing more. What was written before stays written.
+    ///
+    /// # Panics
+    /// Outside of an executor.
+    pub async fn write_at(&self, mut buffer: DmaBuffer, offset: u64) -> (io::Result<()>, DmaBuffer) {
+        let mut done = 0;
+        while done < buffer.len() {
+            // SAFETY: `done` is within the buffer, so the rest is of it.
+            let rest = unsafe { buffer.address().add(done) };
+            let entry = opcode::Write::new(self.fd(), rest, length_of(buffer.len() - done))
+                .offset(offset + done as u64)
+                .build();
+            // SAFETY: as in `read_at`.
+            let operation: Operation<(DmaBuffer, Rc<File>)> =
+                unsafe { start(entry, OpKind::Bounded, (buffer, Rc::clone(&self.file))) };
+            let (result, (back, _)) = operation.await;
+            buffer = back;
+            match result {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),
+                Ok(written) => done += written as usize,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+        (Ok(()), buffer)
+    }
+
+    /// What was written, and what is needed to find it, is on the disk when this is ready.
+    ///
+    /// # Errors
+    /// The kernel's: EIO tells of earlier writes that were lost.
+    ///
+    /// # Panics
+    /// Outside of an executor.
+    pub async fn sync_data(&self) -> io::Result<()> {
+        let entry = opcode::Fsync::new(self.fd()).flags(types::FsyncFlags::DATASYNC).build();
+        // SAFETY: FSYNC points to no memory; the operation owns the file.
+        let operation = unsafe { start(entry, OpKind::Bounded, Rc::clone(&self.file)) };
+        operation.await.0.map(drop)
+    }
+
+    /// Makes a range take space.
+    ///
+    /// # Errors
+    /// The kernel's: ENOSPC, or EOPNOTSUPP where the file system cannot.
+    ///
+    /// # Panics
+    /// Outside of an executor.
+    pub async fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.fallocate(0, offset, bytes).await
+    }
+
+    /// Gives the space of a range back; it reads as zeroes afterwards.
+    ///
+    /// # Errors
+    /// The kernel's: EOPNOTSUPP where the file system cannot.
+    ///
+    /// # Panics
+    /// Outside of an executor.
+    pub async fn punch_hole(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.fallocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, bytes).await
+    }
+
+    async fn fallocate(&self, mode: i32, offset: u64, bytes: u64) -> io::Result<()> {
+        let entry = opcode::Fallocate::new(self.fd(), bytes).offset(offset).mode(mode).build();
+        // SAFETY: FALLOCATE points to no memory; the operation owns the file.
+        let operation = unsafe { start(entry, OpKind::Bounded, Rc::clone(&self.file)) };
+        operation.await.0.map(drop)
+    }
+
+    fn fd(&self) -> types::Fd {
+        types::Fd(self.file.as_raw_fd())
+    }
+}
+
+/// The kernel takes at most 2 GiB less a page at once; longer buffers are read and written in part.
+fn length_of(bytes: usize) -> u32 {
+    const LONGEST: usize = (i32::MAX as usize) & !(super::buffer::ALIGNMENT - 1);
+    bytes.min(LONGEST) as u32
+}

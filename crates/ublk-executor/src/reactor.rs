@@ -1,0 +1,266 @@
+//! The ring of one executor: where it sleeps, and its operations under way.
+//!
+//! An operation owns what the kernel reads and writes: buffers, descriptors, arguments. They stay in the slab from submission to the last
+//! completion, whatever becomes of the future that asked. Closing a ring does not stop its operations; so [`Reactor::drain`] waits for
+//! them, and what has not ended by the deadline is leaked and counted, never freed.
+
+use std::any::Any;
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use io_uring::{opcode, squeue, types};
+use slotmap::{Key, KeyData, SlotMap};
+
+use crate::ring::{Completion, Ring, RingError, Wait};
+
+/// What the executor needs of a ring. Tests put faults in between.
+pub(crate) trait Port {
+    /// # Safety
+    /// As for [`Ring::push`].
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), RingError>;
+    fn turn(&mut self, wait: Wait) -> Result<(), RingError>;
+    fn reap(&mut self, batch: &mut Vec<Completion>);
+    fn has_work(&mut self) -> bool;
+    /// Enters and completions so far.
+    fn counts(&self) -> (u64, u64);
+}
+
+impl Port for Ring {
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), RingError> {
+        // SAFETY: the caller's promise.
+        unsafe { Ring::push(self, entry) }
+    }
+
+    fn turn(&mut self, wait: Wait) -> Result<(), RingError> {
+        Ring::turn(self, wait)
+    }
+
+    fn reap(&mut self, batch: &mut Vec<Completion>) {
+        Ring::reap(self, batch);
+    }
+
+    fn has_work(&mut self) -> bool {
+        Ring::has_work(self)
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        Ring::counts(self)
+    }
+}
+
+slotmap::new_key_type! {
+    /// Number of an operation, and its `user_data`. A late or doubled completion finds nothing under it.
+    pub(crate) struct OpKey;
+}
+
+// No key is like these: their lower half is the index of no slot.
+const WAKE: u64 = u64::MAX;
+const CANCEL: u64 = u64::MAX - (1 << 32);
+
+/// How an operation that nobody waits for any more comes to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpKind {
+    /// When it is cancelled: polls, accepts, receives.
+    Cancelable,
+    /// By itself, and soon: reads and writes of disks, which the kernel does not cancel.
+    Bounded,
+}
+
+struct Op {
+    kind: OpKind,
+    state: OpState,
+    held: Box<dyn Any>,
+}
+
+enum OpState {
+    InFlight(Option<Waker>),
+    /// Its future is gone.
+    Orphaned,
+    Done(i32),
+}
+
+/// Operations whose memory was leaked because they did not end in time, in this process.
+static LEAKED_OPERATIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// Operations of this process that had not ended when their executor did, past its deadline. Their memory is never freed.
+pub fn leaked_operations() -> usize {
+    LEAKED_OPERATIONS.load(Ordering::Relaxed)
+}
+
+pub(crate) struct Reactor {
+    port: Box<dyn Port>,
+    ops: SlotMap<OpKey, Op>,
+    in_flight: usize,
+    listener: OwnedFd,
+    batch: Vec<Completion>,
+    /// Completions that belong to no operation: late or doubled ones. The kernel sends none.
+    strays: u64,
+}
+
+/// What a turn has brought, for the executor to act on when the reactor is free again: wakers and destructors may call it.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    pub(crate) wakers: Vec<Waker>,
+    pub(crate) freed: Vec<Box<dyn Any>>,
+}
+
+const BATCH: usize = 256;
+
+impl Reactor {
+    /// `listener` is readable when the executor was woken.
+    pub(crate) fn new(port: Box<dyn Port>, listener: OwnedFd) -> Result<Reactor, RingError> {
+        let batch = Vec::with_capacity(BATCH);
+        let mut reactor = Reactor { port, ops: SlotMap::with_key(), in_flight: 0, listener, batch, strays: 0 };
+        reactor.arm_wake()?;
+        Ok(reactor)
+    }
+
+    /// Pushes an operation. Gives back what it was to hold when the ring refuses.
+    ///
+    /// # Safety
+    /// The entry points to nothing but what `held` owns, at addresses that do not change when the box moves.
+    pub(crate) unsafe fn submit(
+        &mut self,
+        entry: squeue::Entry,
+        kind: OpKind,
+        held: Box<dyn Any>,
+    ) -> Result<OpKey, (RingError, Box<dyn Any>)> {
+        let key = self.ops.insert(Op { kind, state: OpState::InFlight(None), held });
+        let entry = entry.user_data(key.data().as_ffi());
+        // SAFETY: `held` is in the slab, which frees it when the last completion was reaped and not before.
+        match unsafe { self.port.push(&entry) } {
+            Ok(()) => {
+                self.in_flight += 1;
+                Ok(key)
+            }
+            Err(error) => match self.ops.remove(key) {
+                Some(op) => Err((error, op.held)),
+                None => unreachable!("the operation was put in above"),
+            },
+        }
+    }
+
+    /// The result of an operation, and what it held. None under `key`: it was taken before.
+    pub(crate) fn poll(&mut self, key: OpKey, context: &Context<'_>) -> Option<Poll<(i32, Box<dyn Any>)>> {
+        let op = self.ops.get_mut(key)?;
+        match &mut op.state {
+            OpState::InFlight(waker) => {
+                if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+                    *waker = Some(context.waker().clone());
+                }
+                Some(Poll::Pending)
+            }
+            OpState::Done(result) => {
+                let result = *result;
+                self.ops.remove(key).map(|op| Poll::Ready((result, op.held)))
+            }
+            OpState::Orphaned => None,
+        }
+    }
+
+    /// Nobody waits for the operation any more. Returns what can be freed at once.
+    pub(crate) fn abandon(&mut self, key: OpKey) -> Option<Box<dyn Any>> {
+        let op = self.ops.get_mut(key)?;
+        if matches!(op.state, OpState::Done(_)) {
+            return self.ops.remove(key).map(|op| op.held);
+        }
+        op.state = OpState::Orphaned;
+        if op.kind == OpKind::Cancelable {
+            let cancel = opcode::AsyncCancel::new(key.data().as_ffi()).build().user_data(CANCEL);
+            // SAFETY: ASYNC_CANCEL points to no memory. If the ring refuses, the operation ends by itself or at the drain's deadline.
+            let _ = unsafe { self.port.push(&cancel) };
+        }
+        None
+    }
+
+    /// One enter, and what has completed.
+    pub(crate) fn turn(&mut self, wait: Wait, outcome: &mut Outcome) -> Result<(), RingError> {
+        let turned = self.port.turn(wait);
+        loop {
+            let mut batch = mem::take(&mut self.batch);
+            self.port.reap(&mut batch);
+            let is_last = batch.len() < BATCH;
+            for completion in batch.drain(..) {
+                self.complete(completion, outcome);
+            }
+            self.batch = batch;
+            if is_last {
+                return turned;
+            }
+        }
+    }
+
+    fn complete(&mut self, completion: Completion, outcome: &mut Outcome) {
+        match completion.user_data {
+            WAKE => {
+                let mut count = [0_u8; 8];
+                let _ = rustix::io::read(&self.listener, &mut count);
+                if !completion.more {
+                    let _ = self.arm_wake(); // refused only by a broken ring, which the next turn reports
+                }
+            }
+            CANCEL => {}
+            _ => self.end(OpKey::from(KeyData::from_ffi(completion.user_data)), completion, outcome),
+        }
+    }
+
+    fn end(&mut self, key: OpKey, completion: Completion, outcome: &mut Outcome) {
+        let Some(op) = self.ops.get_mut(key).filter(|op| !matches!(op.state, OpState::Done(_))) else {
+            self.strays += 1;
+            return;
+        };
+        if completion.more {
+            return; // the kernel may still write: only the last completion ends an operation
+        }
+        self.in_flight -= 1;
+        match mem::replace(&mut op.state, OpState::Done(completion.result)) {
+            OpState::InFlight(waker) => outcome.wakers.extend(waker),
+            _ => outcome.freed.extend(self.ops.remove(key).map(|op| op.held)),
+        }
+    }
+
+    /// Cancels what can be cancelled and waits for the rest. What has not ended by then is leaked; returns how many.
+    pub(crate) fn drain(mut self, deadline: Instant, outcome: &mut Outcome) -> usize {
+        for key in self.ops.keys().collect::<Vec<_>>() {
+            outcome.freed.extend(self.abandon(key));
+        }
+        while self.in_flight > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.turn(Wait::AtMost(left), outcome).is_err() {
+                break;
+            }
+        }
+        let left = self.in_flight;
+        if left > 0 {
+            LEAKED_OPERATIONS.fetch_add(left, Ordering::Relaxed);
+            mem::forget(self);
+        }
+        left
+    }
+
+    pub(crate) fn has_work(&mut self) -> bool {
+        self.port.has_work()
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(crate) fn strays(&self) -> u64 {
+        self.strays
+    }
+
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        self.port.counts()
+    }
+
+    fn arm_wake(&mut self) -> Result<(), RingError> {
+        let fd = types::Fd(self.listener.as_raw_fd());
+        let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build().user_data(WAKE);
+        // SAFETY: POLL_ADD points to no memory.
+        unsafe { self.port.push(&poll) }
+    }
+}

@@ -1,0 +1,72 @@
+//! Files past the page cache: what is written comes back, holes are holes, errors are the kernel's.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use ublk_executor::LocalExecutor;
+use ublk_executor::io::{DmaBuffer, DmaFile};
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()))
+}
+
+fn create(path: &PathBuf) -> DmaFile {
+    DmaFile::open(path, OpenOptions::new().read(true).write(true).create(true).truncate(true)).unwrap()
+}
+
+fn pattern(bytes: usize, seed: usize) -> DmaBuffer {
+    let mut buffer = DmaBuffer::new(bytes);
+    for (index, byte) in buffer.iter_mut().enumerate() {
+        *byte = (index * 31 + index / 4096 + seed) as u8;
+    }
+    buffer
+}
+
+#[test]
+fn what_was_written_comes_back_and_a_hole_reads_as_zeroes() {
+    let path = path("file");
+    let file = create(&path);
+    LocalExecutor::new()
+        .unwrap()
+        .block_on(async {
+            for block in 0..8 {
+                let (written, _) = file.write_at(pattern(1 << 16, block), (block << 16) as u64).await;
+                written.unwrap();
+            }
+            file.sync_data().await.unwrap();
+            assert_eq!(file.size().unwrap(), 8 << 16);
+            let before = std::fs::metadata(&path).unwrap().blocks();
+            file.punch_hole(3 << 16, 1 << 16).await.unwrap();
+            assert!(std::fs::metadata(&path).unwrap().blocks() < before);
+            for block in 0..8 {
+                let (read, buffer) = file.read_at(DmaBuffer::new(1 << 16), (block << 16) as u64).await;
+                assert_eq!(read.unwrap(), 1 << 16);
+                let expected = if block == 3 { DmaBuffer::new(1 << 16) } else { pattern(1 << 16, block) };
+                assert!(buffer[..] == expected[..], "block {block}");
+            }
+            // At the end of the file there is less to read.
+            let (read, _) = file.read_at(DmaBuffer::new(1 << 16), (8 << 16) - 4096).await;
+            assert_eq!(read.unwrap(), 4096);
+        })
+        .unwrap();
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn errors_are_the_kernels_and_the_buffer_comes_back() {
+    let path = path("errors");
+    std::fs::write(&path, [1; 16384]).unwrap();
+    let file = DmaFile::open(&path, OpenOptions::new().read(true)).unwrap();
+    LocalExecutor::new()
+        .unwrap()
+        .block_on(async {
+            let (written, buffer) = file.write_at(pattern(8192, 5), 0).await;
+            assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::EBADF));
+            assert!(buffer[..] == pattern(8192, 5)[..]);
+            let (read, _) = file.read_at(buffer, 7).await;
+            assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        })
+        .unwrap();
+    std::fs::remove_file(path).unwrap();
+}
