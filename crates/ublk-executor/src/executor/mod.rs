@@ -6,6 +6,9 @@
 mod class;
 mod context;
 mod core;
+#[cfg(test)]
+#[allow(unsafe_code)]
+mod fault_tests;
 mod join;
 mod remote;
 mod stats;
@@ -19,12 +22,13 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::thread;
 use std::time::Duration;
 
 use slotmap::Key;
 
 use crate::clock;
-use crate::reactor::{Outcome, Reactor};
+use crate::reactor::{Outcome, Port, Reactor};
 use crate::ring::{Ring, RingError, RingOptions};
 use crate::wake::EventFd;
 use task::{Body, TaskInbox, TaskKey, WakeCell};
@@ -37,6 +41,9 @@ pub use self::join::{JoinError, JoinHandle};
 pub use self::remote::{RemoteGone, RemoteHandle, RemoteJoin};
 pub use self::stats::{ClassStats, Stats};
 pub use self::timers::{Sleep, sleep, sleep_until};
+
+/// Never without a pause: each attempt that fails leaves kilobytes that the kernel also gives back later, and more slowly than they are made.
+const MEMORY_PAUSES_MS: [u64; 8] = [1, 2, 5, 20, 50, 100, 300, 500];
 
 /// Why an executor could not be made, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -122,19 +129,34 @@ impl Builder {
         self
     }
 
-    /// Makes the executor, for this thread.
+    /// Makes the executor, for this thread. Waits up to a second for the memory of rings that were closed: the kernel gives it back later.
     ///
     /// # Errors
     /// [`ExecutorError::Ring`]: io_uring is switched off or not allowed (EPERM, ENOSYS), or its memory exceeds the limit (ENOMEM).
     /// [`ExecutorError::Signal`]: no file descriptor left.
     pub fn build(self) -> Result<LocalExecutor, ExecutorError> {
-        let ring: Ring = Ring::new(RingOptions {
-            submissions: self.ring_entries,
-            completions: self.ring_entries.saturating_mul(4),
-        })?;
+        let ring = self.ring()?;
+        self.build_on(Box::new(ring))
+    }
+
+    fn ring(&self) -> Result<Ring, RingError> {
+        let options = RingOptions { submissions: self.ring_entries, completions: self.ring_entries.saturating_mul(4) };
+        let mut pauses = MEMORY_PAUSES_MS.iter();
+        loop {
+            match Ring::new(options) {
+                Err(error @ RingError::NoMemory { .. }) => match pauses.next() {
+                    Some(&pause) => thread::sleep(Duration::from_millis(pause)),
+                    None => return Err(error),
+                },
+                answer => return answer,
+            }
+        }
+    }
+
+    fn build_on(self, port: Box<dyn Port>) -> Result<LocalExecutor, ExecutorError> {
         let signal = EventFd::new().map_err(ExecutorError::Signal)?;
         let listener = signal.listener().map_err(ExecutorError::Signal)?;
-        let reactor = Reactor::new(Box::new(ring), listener)?;
+        let reactor = Reactor::new(port, listener)?;
         let inbox = Arc::new(TaskInbox::new(signal));
         let core = core::Core::new(inbox, reactor, self.shares, self.slice, self.stall_limit);
         Ok(LocalExecutor { core, close_limit: self.close_limit })

@@ -1,0 +1,209 @@
+//! The executor over a ring that misbehaves.
+
+use std::cell::{Cell, RefCell};
+use std::fs::OpenOptions;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use io_uring::squeue;
+
+use super::{ExecutorError, LocalExecutor, sleep, yield_now};
+use crate::io::{DmaBuffer, DmaFile};
+use crate::reactor::Port;
+use crate::ring::{Completion, Ring, RingError, RingOptions, Wait};
+
+/// What goes wrong next; each happens once.
+#[derive(Default)]
+struct Faults {
+    refused_push: Cell<Option<i32>>,
+    failed_turn: Cell<Option<i32>>,
+    /// Completions that no operation has.
+    stray: RefCell<Vec<u64>>,
+    /// Each completion comes twice.
+    doubles: Cell<bool>,
+    /// Completions are kept back while this is set.
+    withholds: Cell<bool>,
+}
+
+/// A real ring with faults in between.
+struct FaultyRing {
+    ring: Ring,
+    faults: Rc<Faults>,
+    withheld: Vec<Completion>,
+}
+
+impl Port for FaultyRing {
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), RingError> {
+        match self.faults.refused_push.take() {
+            Some(errno) => Err(failure(errno)),
+            // SAFETY: the caller's promise.
+            None => unsafe { self.ring.push(entry) },
+        }
+    }
+
+    fn turn(&mut self, wait: Wait) -> Result<(), RingError> {
+        if let Some(errno) = self.faults.failed_turn.take() {
+            return Err(failure(errno));
+        }
+        self.ring.turn(if self.withheld.is_empty() || self.faults.withholds.get() { wait } else { Wait::No })
+    }
+
+    fn reap(&mut self, batch: &mut Vec<Completion>) {
+        let room = batch.capacity();
+        let mut real = Vec::with_capacity(room / 2 - self.withheld.len());
+        self.ring.reap(&mut real);
+        real.splice(0..0, self.withheld.drain(..));
+        if self.faults.withholds.get() {
+            self.withheld = real;
+            return;
+        }
+        for completion in real {
+            batch.push(completion);
+            if self.faults.doubles.get() {
+                batch.push(completion);
+            }
+        }
+        for user_data in self.faults.stray.take() {
+            batch.push(Completion { user_data, result: 1, more: false });
+        }
+    }
+
+    fn has_work(&mut self) -> bool {
+        self.ring.has_work()
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        self.ring.counts()
+    }
+}
+
+fn failure(errno: i32) -> RingError {
+    RingError::Kernel { call: "io_uring_enter", source: std::io::Error::from_raw_os_error(errno) }
+}
+
+fn faulty(close_limit: Duration) -> (LocalExecutor, Rc<Faults>) {
+    let ring = Ring::new(RingOptions { submissions: 8, completions: 64 }).unwrap();
+    let faults = Rc::new(Faults::default());
+    let port = FaultyRing { ring, faults: Rc::clone(&faults), withheld: Vec::new() };
+    (LocalExecutor::builder().close_limit(close_limit).build_on(Box::new(port)).unwrap(), faults)
+}
+
+/// A file of two pages, of ones and twos.
+struct Image(PathBuf);
+
+impl Image {
+    fn new(name: &str) -> Image {
+        let path = std::env::temp_dir().join(format!("ublk-executor-{name}-{}", std::process::id()));
+        std::fs::write(&path, [[1; 4096], [2; 4096]].concat()).unwrap();
+        Image(path)
+    }
+
+    fn open(&self) -> DmaFile {
+        DmaFile::open(&self.0, OpenOptions::new().read(true)).unwrap()
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_push_that_is_refused_gives_the_buffer_back_with_the_error() {
+    let image = Image::new("refused");
+    let (executor, faults) = faulty(LIMIT);
+    let file = image.open();
+    executor
+        .block_on(async {
+            let mut buffer = DmaBuffer::new(4096);
+            buffer.fill(9);
+            faults.refused_push.set(Some(libc::ENOMEM));
+            let (read, buffer) = file.read_at(buffer, 0).await;
+            assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::ENOMEM));
+            assert!(buffer.iter().all(|&byte| byte == 9));
+            let (read, buffer) = file.read_at(buffer, 4096).await;
+            assert_eq!(read.unwrap(), 4096);
+            assert!(buffer.iter().all(|&byte| byte == 2));
+        })
+        .unwrap();
+    assert_eq!(executor.stats().in_flight, 0);
+}
+
+#[test]
+fn a_turn_that_fails_ends_block_on_and_loses_no_task() {
+    let (executor, faults) = faulty(LIMIT);
+    let steps = Rc::new(Cell::new(0));
+    let counts = Rc::clone(&steps);
+    let stepping = async move {
+        loop {
+            counts.set(counts.get() + 1);
+            yield_now().await;
+        }
+    };
+    executor.spawn_local(stepping).unwrap().detach();
+    executor.block_on(sleep(Duration::from_millis(1))).unwrap();
+    faults.failed_turn.set(Some(libc::ENXIO));
+    let error = executor.block_on(sleep(Duration::from_millis(1))).unwrap_err();
+    assert!(matches!(&error, ExecutorError::Ring(error) if error.errno() == Some(libc::ENXIO)), "{error}");
+    let before = steps.get();
+    executor.block_on(sleep(Duration::from_millis(1))).unwrap();
+    assert!(steps.get() > before);
+    assert_eq!(executor.stats().tasks, 1);
+}
+
+#[test]
+fn doubled_and_foreign_completions_reach_nobody() {
+    let image = Image::new("doubled");
+    let (executor, faults) = faulty(LIMIT);
+    let file = image.open();
+    faults.doubles.set(true);
+    executor
+        .block_on(async {
+            for round in 0..20 {
+                // Numbers of operations that never were, or ended long ago.
+                faults.stray.borrow_mut().extend([0, 1 << 32 | 1, 3 << 32 | 1, 77]);
+                let first = file.read_at(DmaBuffer::new(4096), 0);
+                let (read, buffer) = first.await;
+                assert_eq!((read.unwrap(), buffer[0], buffer[4095]), (4096, 1, 1), "round {round}");
+                let (read, buffer) = file.read_at(DmaBuffer::new(4096), 4096).await;
+                assert_eq!((read.unwrap(), buffer[0], buffer[4095]), (4096, 2, 2), "round {round}");
+            }
+        })
+        .unwrap();
+    let stats = executor.stats();
+    assert_eq!(stats.in_flight, 0);
+    assert!(stats.stray_completions >= 40, "{stats:?}");
+}
+
+#[test]
+fn an_operation_that_does_not_end_is_leaked_at_the_deadline_and_counted() {
+    let image = Image::new("leaked");
+    let (executor, faults) = faulty(Duration::from_millis(50));
+    let file = image.open();
+    faults.withholds.set(true);
+    let before = crate::leaked_operations();
+    let read = executor.spawn_local(async move { file.read_at(DmaBuffer::new(4096), 0).await.0 }).unwrap();
+    executor.block_on(sleep(Duration::from_millis(5))).unwrap();
+    assert_eq!(executor.stats().in_flight, 1);
+    drop(read);
+    assert_eq!(executor.stats().in_flight, 1, "its buffer was freed under the kernel's hands");
+    let closed = executor.close();
+    assert_eq!((closed.leaked_operations, crate::leaked_operations() - before), (1, 1));
+}
+
+#[test]
+fn an_operation_that_ends_late_is_waited_for() {
+    let image = Image::new("late");
+    let (executor, faults) = faulty(LIMIT);
+    let file = image.open();
+    faults.withholds.set(true);
+    let read = executor.spawn_local(async move { file.read_at(DmaBuffer::new(4096), 0).await.0 }).unwrap();
+    executor.block_on(sleep(Duration::from_millis(5))).unwrap();
+    drop(read);
+    faults.withholds.set(false);
+    assert_eq!(executor.close().leaked_operations, 0);
+}
