@@ -1,11 +1,14 @@
-//! Where a thread may run: always within the CPUs that the process is allowed, whatever is asked.
+//! Asks and sets the CPUs of the calling thread.
+//!
+//! The kernel refuses a set without a single usable CPU (EINVAL), and a wish may be older than the last change of the
+//! cpuset: so the allowed set is read first, every time, and nothing outside of it is ever asked for.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// CPUs that the calling thread may run on, lowest first.
+/// Numbers of the CPUs that the calling thread may run on, lowest first: online, in its cpuset and in its affinity.
 ///
 /// # Errors
-/// The kernel's answer to sched_getaffinity.
+/// The kernel's answer to sched_getaffinity; EINVAL where the kernel counts more than [`CpuSet::MAX_CPU`] CPUs.
 pub fn allowed_cpus() -> std::io::Result<Vec<usize>> {
     let set = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
