@@ -56,6 +56,14 @@ export const suites: Suite[] = [
     tags: ['unit'],
     timeoutSeconds: 900,
   },
+  {
+    // A directory of its own: other flags of the compiler would build everything else again.
+    name: 'loom',
+    command: 'env RUSTFLAGS=--cfg=loom cargo test -p ublk-executor --test loom --release --target-dir target/loom'.split(' '),
+    counts: 'cargo',
+    tags: ['unit'],
+    timeoutSeconds: 600,
+  },
   { name: 'typescript', command: ava('test/unit/**/*.test.ts'), counts: 'tap', tags: ['unit'], timeoutSeconds: 300 },
   { name: 'cli', command: ava('cli/test/*.test.ts'), counts: 'tap', tags: ['unit'], timeoutSeconds: 300 },
   { name: 'packages', command: ['scripts/check-packages'], counts: 'closing-line', tags: ['unit'], timeoutSeconds: 300 },

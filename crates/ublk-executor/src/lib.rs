@@ -1,13 +1,16 @@
-//! Thread-per-core executor over io_uring: tasks, timers, files, and the parts below them: rings, wake-ups, placement, memory, time.
+//! Thread-per-core executor over io_uring: tasks, timers, files, and the parts below them: rings, wake-ups, placement, memory, time,
+//! queues between threads.
 //!
 //! Knows nothing of ublk. A thread owns its [`LocalExecutor`], or its [`Ring`], by value and is the only one that touches it; other
-//! threads reach it through wakers and a [`executor::RemoteHandle`] alone.
+//! threads reach it through wakers, a [`executor::RemoteHandle`] or an end of an [`spsc`] queue alone.
 //!
-//! Unsafe code lives in `ring` and `reactor` (kernel interface), `io` (buffers that the kernel works on), `memory` (mappings) and `clock`
-//! (the time-stamp counter). The executor itself has none.
+//! Unsafe code lives in `ring` and `reactor` (kernel interface), `io` (buffers that the kernel works on), `memory` (mappings), `spsc` (slots
+//! that two threads take turns in) and `clock` (the time-stamp counter). The executor itself has none.
 
 #![deny(unsafe_code, missing_docs)]
 
+#[macro_use]
+mod assert_not_impl;
 #[allow(unsafe_code)]
 pub mod clock;
 pub mod executor;
@@ -21,6 +24,9 @@ pub mod placement;
 mod reactor;
 #[allow(unsafe_code)]
 pub mod ring;
+#[allow(unsafe_code)]
+pub mod spsc;
+mod sync;
 pub mod wake;
 
 pub use executor::{ExecutorError, JoinHandle, LocalExecutor, sleep, spawn_local, yield_if_needed, yield_now};
