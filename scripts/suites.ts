@@ -59,7 +59,7 @@ export const suites: Suite[] = [
   {
     // A directory of its own: other flags of the compiler would build everything else again.
     name: 'loom',
-    command: 'env RUSTFLAGS=--cfg=loom cargo test -p ublk-executor --test loom --release --target-dir target/loom'.split(' '),
+    command: 'env RUSTFLAGS=--cfg=loom cargo test -p ublk-executor --lib --test loom --release --target-dir target/loom'.split(' '),
     counts: 'cargo',
     tags: ['unit'],
     timeoutSeconds: 600,

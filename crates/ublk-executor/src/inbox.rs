@@ -8,8 +8,8 @@
 //! second sees the first. So no wake is lost, and at most one signal is raised for a sleep.
 
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard};
+
+use crate::sync::{AtomicBool, AtomicU8, Mutex, MutexGuard, Ordering};
 
 const AWAKE: u8 = 0;
 const SLEEPING: u8 = 1;
@@ -107,4 +107,125 @@ impl<T, S: Signal> Inbox<T, S> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use loom::sync::atomic::AtomicUsize;
+    use loom::sync::{Arc, Condvar};
+    use loom::thread;
+
+    use super::*;
+
+    /// The eventfd: raised until somebody has slept on it.
+    #[derive(Clone)]
+    struct Bell(Arc<(Mutex<bool>, Condvar)>);
+
+    impl Bell {
+        fn new() -> Bell {
+            Bell(Arc::new((Mutex::new(false), Condvar::new())))
+        }
+
+        /// Sleeps until it is raised: for ever, if a wake was lost. Loom reports that as a deadlock.
+        fn wait(&self) {
+            let mut is_raised = self.0.0.lock().unwrap();
+            while !*is_raised {
+                is_raised = self.0.1.wait(is_raised).unwrap();
+            }
+            *is_raised = false;
+        }
+    }
+
+    impl Signal for Bell {
+        fn raise(&self) {
+            *self.0.0.lock().unwrap() = true;
+            self.0.1.notify_one();
+        }
+    }
+
+    /// The owner's loop: takes `count` items, sleeping whenever there are none.
+    fn take(inbox: &Inbox<usize, Bell>, bell: &Bell, count: usize) -> Vec<usize> {
+        let mut taken = Vec::new();
+        loop {
+            inbox.take(&mut taken);
+            if taken.len() >= count {
+                return taken;
+            }
+            if inbox.may_sleep() {
+                bell.wait();
+                inbox.awake();
+            }
+        }
+    }
+
+    #[test]
+    fn no_push_is_slept_over() {
+        loom::model(|| {
+            let bell = Bell::new();
+            let inbox = Arc::new(Inbox::new(bell.clone()));
+            let pushes = Arc::clone(&inbox);
+            let pusher = thread::spawn(move || {
+                pushes.push(1).unwrap();
+                pushes.push(2).unwrap();
+            });
+            assert_eq!(take(&inbox, &bell, 2), [1, 2]);
+            pusher.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn no_push_of_two_is_slept_over() {
+        let mut checker = loom::model::Builder::new();
+        checker.preemption_bound = Some(3);
+        checker.check(|| {
+            let bell = Bell::new();
+            let inbox = Arc::new(Inbox::new(bell.clone()));
+            let pushers = [1, 2].map(|item| {
+                let inbox = Arc::clone(&inbox);
+                thread::spawn(move || inbox.push(item).unwrap())
+            });
+            let mut taken = take(&inbox, &bell, 2);
+            taken.sort_unstable();
+            assert_eq!(taken, [1, 2]);
+            pushers.into_iter().for_each(|pusher| pusher.join().unwrap());
+        });
+    }
+
+    /// Counts the signals that are gone, as descriptors that are closed.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Signal for Counted {
+        fn raise(&self) {
+            assert_eq!(self.0.load(Ordering::SeqCst), 0, "raised after it was given back");
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_push_into_an_inbox_that_closes_is_taken_or_given_back() {
+        loom::model(|| {
+            let gone = Arc::new(AtomicUsize::new(0));
+            let inbox = Arc::new(Inbox::new(Counted(Arc::clone(&gone))));
+            let pushes = Arc::clone(&inbox);
+            let pusher = thread::spawn(move || pushes.push(7));
+            // The owner was about to sleep: the push raises the signal.
+            let mut taken = Vec::new();
+            if inbox.may_sleep() {
+                inbox.awake();
+            }
+            inbox.take(&mut taken);
+            taken.extend(inbox.close());
+            assert_eq!(gone.load(Ordering::SeqCst), 1, "the signal outlives the closing");
+            match pusher.join().unwrap() {
+                Ok(()) => assert_eq!(taken, [7]),
+                Err(item) => assert!(item == 7 && taken.is_empty()),
+            }
+            assert_eq!(inbox.push(8), Err(8));
+        });
+    }
 }

@@ -1,19 +1,20 @@
 //! The shared-memory primitives of this crate's lock-free parts: std's, or with `--cfg loom` those of the model checker.
 //!
-//! Code written over this module runs unchanged in tests/loom.rs, which tries every order the memory model allows.
+//! Code written over this module runs unchanged in models (tests/loom.rs and beside the code), which try every order that the memory model
+//! allows.
 
 #[cfg(loom)]
 pub(crate) use loom::{
     cell::UnsafeCell,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
 };
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
 };
 
 /// std's cell with loom's interface: a pointer for the length of a closure, so that loom knows when an access ends.

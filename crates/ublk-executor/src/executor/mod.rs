@@ -6,7 +6,7 @@
 mod class;
 mod context;
 mod core;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[allow(unsafe_code)]
 mod fault_tests;
 mod join;
@@ -181,6 +181,12 @@ pub struct LocalExecutor {
     core: Rc<core::Core>,
     close_limit: Duration,
 }
+
+assert_not_impl!(LocalExecutor, Send);
+assert_not_impl!(LocalExecutor, Sync);
+assert_not_impl!(JoinHandle<()>, Send);
+assert_not_impl!(Sleep, Send);
+assert_not_impl!(Yield, Send);
 
 impl LocalExecutor {
     /// An executor with the defaults of [`Builder`].
