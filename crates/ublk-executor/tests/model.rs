@@ -12,7 +12,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use ublk_executor::executor::{Class, TaskOptions};
 use ublk_executor::io::{DmaBuffer, DmaFile};
-use ublk_executor::{JoinHandle, LocalExecutor, sleep};
+use ublk_executor::{JoinHandle, LocalExecutor, sleep, yield_now};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -166,7 +166,10 @@ impl Model {
     fn apply(&mut self, step: &Step) {
         match *step {
             Step::Spawn { class, wakes } => self.spawn(class, Some(wakes), async {}),
-            Step::SpawnSleeper { class, micros } => self.spawn(class, None, sleep(Duration::from_micros(micros))),
+            Step::SpawnSleeper { class, micros } => self.spawn(class, None, async move {
+                yield_now().await;
+                sleep(Duration::from_micros(micros)).await;
+            }),
             Step::SpawnReader { class } => self.spawn(class, None, async {
                 let (read, buffer) = image().read_at(DmaBuffer::new(4096), 0).await;
                 assert!(read.unwrap() == 4096 && buffer.iter().all(|&byte| byte == 7));

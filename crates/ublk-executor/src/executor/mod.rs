@@ -10,6 +10,7 @@ mod core;
 #[allow(unsafe_code)]
 mod fault_tests;
 mod join;
+mod pool;
 mod remote;
 mod stats;
 mod task;
@@ -38,6 +39,7 @@ pub(crate) use self::context::current;
 pub use self::core::Closed;
 pub(crate) use self::core::Core;
 pub use self::join::{JoinError, JoinHandle};
+pub use self::pool::{ExecutorPool, PoolBuilder, PoolError, Shard, ShardError};
 pub use self::remote::{RemoteGone, RemoteHandle, RemoteJoin};
 pub use self::stats::{ClassStats, Stats};
 pub use self::timers::{Sleep, sleep, sleep_until};
