@@ -11,6 +11,7 @@
 
 #[macro_use]
 mod assert_not_impl;
+pub mod channel;
 #[allow(unsafe_code)]
 pub mod clock;
 pub mod executor;
@@ -34,3 +35,8 @@ pub use memory::Mapping;
 pub use reactor::leaked_operations;
 pub use ring::{Completion, Ring, RingError, RingOptions, Wait};
 pub use wake::Waker;
+
+/// The examples of the README are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
