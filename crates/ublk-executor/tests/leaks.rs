@@ -8,8 +8,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
-use ublk_executor::{LocalExecutor, leaked_operations, yield_now};
+use ublk_executor::{ExecutorError, LocalExecutor, RingError, leaked_operations, yield_now};
 
 /// Set in the process that is watched: what it does.
 const CASE: &str = "UBLK_EXECUTOR_LEAK_CASE";
@@ -76,9 +77,22 @@ fn woken_from_outside(wakers: &Arc<Mutex<VecDeque<Waker>>>) -> impl Future<Outpu
     })
 }
 
+/// Waits for the memory of rings that were closed: the other tests here close many at the same time, and the kernel is slower.
+fn build() -> LocalExecutor {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match LocalExecutor::builder().ring_entries(8).build() {
+            Err(ExecutorError::Ring(RingError::NoMemory { .. })) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            built => return built.unwrap(),
+        }
+    }
+}
+
 /// An executor with tasks that are parked, finished, and woken from outside, made and dropped.
 fn cycle(wakers: &Arc<Mutex<VecDeque<Waker>>>) {
-    let executor = LocalExecutor::builder().ring_entries(8).build().unwrap();
+    let executor = build();
     for _ in 0..3 {
         let live = Live::new();
         let parked = async move {
