@@ -47,7 +47,8 @@ pub struct Sender<T> {
     room: Arc<Event>,
 }
 
-/// The end that receives. Dropping it closes the queue: what was sent and not received is dropped.
+/// The end that receives. Dropping it closes the queue: nothing more can be sent. What was sent and not received is dropped with
+/// the later of the two ends; take it out with [`Receiver::try_recv`] before, if a sender waits for its being dropped.
 pub struct Receiver<T> {
     consumer: Consumer<T>,
     room: Notifies,

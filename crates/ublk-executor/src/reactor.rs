@@ -2,13 +2,15 @@
 //!
 //! An operation owns what the kernel reads and writes: buffers, descriptors, arguments. They stay in the slab from submission to the last
 //! completion, whatever becomes of the future that asked. Closing a ring does not stop its operations; so [`Reactor::drain`] waits for
-//! them, and what has not ended by the deadline is leaked and counted, never freed.
+//! them, and what has not ended when the reactor is dropped, for whatever reason, is leaked and counted, never freed.
+//!
+//! Foreign code (wakers, destructors) is handed out, and never run in here: it may call the executor, which has lent the reactor.
 
 use std::any::Any;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Instant;
 
 use io_uring::{opcode, squeue, types};
@@ -100,10 +102,23 @@ pub(crate) struct Reactor {
     strays: u64,
 }
 
+/// The answer of [`Reactor::poll`].
+pub(crate) enum Polled {
+    /// Not yet; the waker that was known before, for the caller to drop.
+    Pending(Option<Waker>),
+    /// The kernel's answer, and what the operation held.
+    Ready(i32, Box<dyn Any>),
+}
+
+/// What an operation that was given up leaves, for the caller to drop.
+pub(crate) type Abandoned = (Option<Box<dyn Any>>, Option<Waker>);
+
 /// What a turn has brought, for the executor to act on when the reactor is free again: wakers and destructors may call it.
 #[derive(Default)]
 pub(crate) struct Outcome {
     pub(crate) wakers: Vec<Waker>,
+    /// Wakers of those who do not wait any more.
+    pub(crate) dropped: Vec<Waker>,
     pub(crate) freed: Vec<Box<dyn Any>>,
 }
 
@@ -144,36 +159,35 @@ impl Reactor {
     }
 
     /// The result of an operation, and what it held. None under `key`: it was taken before.
-    pub(crate) fn poll(&mut self, key: OpKey, context: &Context<'_>) -> Option<Poll<(i32, Box<dyn Any>)>> {
+    pub(crate) fn poll(&mut self, key: OpKey, waker: &Waker) -> Option<Polled> {
         let op = self.ops.get_mut(key)?;
         match &mut op.state {
-            OpState::InFlight(waker) => {
-                if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
-                    *waker = Some(context.waker().clone());
-                }
-                Some(Poll::Pending)
-            }
+            OpState::InFlight(Some(known)) if known.will_wake(waker) => Some(Polled::Pending(None)),
+            OpState::InFlight(known) => Some(Polled::Pending(known.replace(waker.clone()))),
             OpState::Done(result) => {
                 let result = *result;
-                self.ops.remove(key).map(|op| Poll::Ready((result, op.held)))
+                self.ops.remove(key).map(|op| Polled::Ready(result, op.held))
             }
             OpState::Orphaned => None,
         }
     }
 
     /// Nobody waits for the operation any more. Returns what can be freed at once.
-    pub(crate) fn abandon(&mut self, key: OpKey) -> Option<Box<dyn Any>> {
-        let op = self.ops.get_mut(key)?;
+    pub(crate) fn abandon(&mut self, key: OpKey) -> Abandoned {
+        let Some(op) = self.ops.get_mut(key) else { return (None, None) };
         if matches!(op.state, OpState::Done(_)) {
-            return self.ops.remove(key).map(|op| op.held);
+            return (self.ops.remove(key).map(|op| op.held), None);
         }
-        op.state = OpState::Orphaned;
+        let waker = match mem::replace(&mut op.state, OpState::Orphaned) {
+            OpState::InFlight(waker) => waker,
+            _ => None,
+        };
         if op.kind == OpKind::Cancelable {
             let cancel = opcode::AsyncCancel::new(key.data().as_ffi()).build().user_data(CANCEL);
             // SAFETY: ASYNC_CANCEL points to no memory. If the ring refuses, the operation ends by itself or at the drain's deadline.
             let _ = unsafe { self.port.push(&cancel) };
         }
-        None
+        (None, waker)
     }
 
     /// One enter, and what has completed.
@@ -222,23 +236,24 @@ impl Reactor {
         }
     }
 
-    /// Cancels what can be cancelled and waits for the rest. What has not ended by then is leaked; returns how many.
-    pub(crate) fn drain(mut self, deadline: Instant, outcome: &mut Outcome) -> usize {
+    /// Cancels what can be cancelled and waits for the rest, without a deadline for ever. Returns how many had not ended by then: they are
+    /// leaked.
+    pub(crate) fn drain(mut self, deadline: Option<Instant>, outcome: &mut Outcome) -> usize {
         for key in self.ops.keys().collect::<Vec<_>>() {
-            outcome.freed.extend(self.abandon(key));
+            let (held, waker) = self.abandon(key);
+            outcome.freed.extend(held);
+            outcome.dropped.extend(waker);
         }
-        while self.in_flight > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.turn(Wait::AtMost(left), outcome).is_err() {
-                break;
-            }
+        // What has ended already takes no time.
+        let mut wait = Wait::No;
+        while self.in_flight > 0 && self.turn(wait, outcome).is_ok() {
+            wait = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => Wait::Forever,
+                Some(left) if left.is_zero() => break,
+                Some(left) => Wait::AtMost(left),
+            };
         }
-        let left = self.in_flight;
-        if left > 0 {
-            LEAKED_OPERATIONS.fetch_add(left, Ordering::Relaxed);
-            mem::forget(self);
-        }
-        left
+        self.in_flight
     }
 
     pub(crate) fn has_work(&mut self) -> bool {
@@ -262,5 +277,15 @@ impl Reactor {
         let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build().user_data(WAKE);
         // SAFETY: POLL_ADD points to no memory.
         unsafe { self.port.push(&poll) }
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        if self.in_flight > 0 {
+            // The ring closes, and the kernel goes on.
+            LEAKED_OPERATIONS.fetch_add(self.in_flight, Ordering::Relaxed);
+            mem::forget(mem::take(&mut self.ops));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Files past the page cache: what is written comes back, holes are holes, errors are the kernel's.
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use ublk_executor::LocalExecutor;
@@ -48,6 +48,42 @@ fn what_was_written_comes_back_and_a_hole_reads_as_zeroes() {
             // At the end of the file there is less to read.
             let (read, _) = file.read_at(DmaBuffer::new(1 << 16), (8 << 16) - 4096).await;
             assert_eq!(read.unwrap(), 4096);
+        })
+        .unwrap();
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn flags_of_the_caller_are_kept() {
+    let path = path("flags");
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).custom_flags(libc::O_DSYNC);
+    let file = DmaFile::open(&path, &options).unwrap();
+    let flags = std::fs::read_dir("/proc/self/fd").unwrap().find_map(|entry| {
+        let entry = entry.unwrap();
+        let is_ours = std::fs::read_link(entry.path()).is_ok_and(|target| target == path);
+        is_ours.then(|| std::fs::read_to_string(format!("/proc/self/fdinfo/{}", entry.file_name().display())).unwrap())
+    });
+    let flags = flags.unwrap().lines().find_map(|line| line.strip_prefix("flags:").map(str::trim).map(str::to_owned));
+    let flags = i32::from_str_radix(&flags.unwrap(), 8).unwrap();
+    assert_eq!(flags & libc::O_DIRECT, libc::O_DIRECT);
+    assert_eq!(flags & libc::O_DSYNC, libc::O_DSYNC);
+    drop(file);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_file_that_ends_in_a_block_is_read_to_its_end() {
+    let path = path("odd");
+    std::fs::write(&path, [3; 8292]).unwrap();
+    let file = DmaFile::open(&path, OpenOptions::new().read(true)).unwrap();
+    LocalExecutor::new()
+        .unwrap()
+        .block_on(async {
+            let (read, buffer) = file.read_at(DmaBuffer::new(16384), 0).await;
+            assert_eq!(read.unwrap(), 8292);
+            assert!(buffer[..8292].iter().all(|&byte| byte == 3));
+            assert_eq!(file.size().unwrap(), 8292);
         })
         .unwrap();
     std::fs::remove_file(path).unwrap();

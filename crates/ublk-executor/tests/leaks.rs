@@ -1,11 +1,13 @@
 //! Executors come and go and leave nothing: no descriptor, no thread, no memory. Each law is tried in a process of its own, as root and as
 //! a user whose locked memory is limited to 8 MiB, which rings count against on some kernels.
 
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeSet, VecDeque};
 use std::future::{Future, pending, poll_fn};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -19,8 +21,31 @@ const CYCLES: usize = 10_000;
 const KEPT_WAKERS: usize = 300;
 /// Before the first count: allocator, thread locals and the like.
 const WARM_UP: usize = 500;
-/// What the resident memory may differ by: the allocator's pages, and not a tenth of a byte a cycle and task.
+/// What the resident memory may differ by: pages of the allocator. Blocks are counted exactly.
 const RSS_SLACK_BYTES: u64 = 512 * 1024;
+
+/// Blocks of memory that are there.
+static LIVE_BLOCKS: AtomicIsize = AtomicIsize::new(0);
+
+struct Counting;
+
+// SAFETY: the system's allocator; counting changes nothing of what it promises.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE_BLOCKS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        LIVE_BLOCKS.fetch_sub(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(block, layout) };
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 static LIVE_FUTURES: AtomicUsize = AtomicUsize::new(0);
 
@@ -127,31 +152,32 @@ fn run_case(keeps_wakers: bool) {
     };
     cycles(WARM_UP);
     let (before, resident) = (held(), resident_bytes());
+    let blocks = LIVE_BLOCKS.load(Ordering::Relaxed);
     cycles(CYCLES);
+    assert_eq!(LIVE_BLOCKS.load(Ordering::Relaxed), blocks, "blocks of memory");
     assert_eq!(held(), before);
     let grown = resident_bytes().saturating_sub(resident);
     assert!(grown <= RSS_SLACK_BYTES, "{grown} bytes more after {CYCLES} executors");
     assert!(keeps_wakers != wakers.lock().unwrap().is_empty());
 }
 
-/// This test program with one case, under another program.
+/// This test program with one case, under another program. A copy of it: others may not read where it was built.
 fn watched(case: &str, under: &[&str]) {
-    let program = std::env::current_exe().unwrap();
-    let copy = readable_by_all(&program, case);
+    // A program that another thread starts while this one copies would hold the copy open for writing: it could not be run.
+    static STARTING: Mutex<()> = Mutex::new(());
+    let copy = std::env::temp_dir().join(format!("ublk-executor-leaks-{case}-{}", std::process::id()));
     let mut words: Vec<&str> = under.to_vec();
-    let path = copy.to_str().unwrap();
-    words.extend([path, "--exact", "the_watched_process", "--nocapture", "--test-threads=1"]);
-    let output = Command::new(words[0]).args(&words[1..]).env(CASE, case).output().unwrap();
+    words.extend([copy.to_str().unwrap(), "--exact", "the_watched_process", "--nocapture", "--test-threads=1"]);
+    let child = {
+        let _starting = STARTING.lock().unwrap();
+        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).env(CASE, case).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let output = child.wait_with_output().unwrap();
     std::fs::remove_file(&copy).unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{case} {under:?}: {text}");
-}
-
-/// Others may not read where this program was built.
-fn readable_by_all(program: &Path, case: &str) -> PathBuf {
-    let copy = std::env::temp_dir().join(format!("ublk-executor-leaks-{case}-{}", std::process::id()));
-    std::fs::copy(program, &copy).unwrap();
-    copy
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 use std::task::{Poll, Waker};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use ublk_executor::executor::{Class, TaskOptions};
@@ -213,26 +213,36 @@ impl Model {
         probe.is_cancelled.set(!probe.has_ended.get());
     }
 
-    /// Lets the executor come to rest, and looks at every task.
+    /// Lets the executor run until every task is as it must be; fails when that takes ten seconds.
     fn run(&self) {
-        self.executor.block_on(sleep(Duration::from_micros(300))).unwrap();
-        // What the timer's end has left in the queues.
-        self.executor.block_on(sleep(Duration::from_micros(300))).unwrap();
-        for (index, (probe, handle)) in self.tasks.iter().enumerate() {
-            assert_eq!(probe.drops.get(), u32::from(probe.has_ended.get() || probe.is_cancelled.get()), "task {index}");
-            let Some(granted) = &probe.wakes_granted else { continue };
-            if probe.is_cancelled.get() {
-                continue;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            self.executor.block_on(sleep(Duration::from_micros(300))).unwrap();
+            match self.tasks.iter().enumerate().find_map(|(index, task)| wrong(index, task)) {
+                None => return,
+                Some(wrong) => assert!(Instant::now() < deadline, "{wrong}"),
             }
-            assert_eq!(
-                probe.has_ended.get(),
-                granted.get() >= probe.wakes_wanted,
-                "task {index} lost a wake, or made one up"
-            );
-            assert!(probe.has_ended.get() || probe.wakes_seen.get() == granted.get(), "task {index} was not polled");
-            assert!(handle.as_ref().is_none_or(|handle| handle.is_finished() == probe.has_ended.get()));
         }
     }
+}
+
+/// What of a task is not as it must be when the executor is at rest.
+fn wrong(index: usize, (probe, handle): &(Rc<Probe>, Option<JoinHandle<usize>>)) -> Option<String> {
+    let has_ended = probe.has_ended.get();
+    assert!(probe.drops.get() <= 1, "task {index} was dropped twice");
+    if probe.drops.get() != u32::from(has_ended || probe.is_cancelled.get()) {
+        return Some(format!("task {index} was not dropped, or too soon"));
+    }
+    let granted = probe.wakes_granted.as_ref()?.get();
+    if probe.is_cancelled.get() {
+        return None;
+    }
+    assert!(!has_ended || granted >= probe.wakes_wanted, "task {index} made a wake up");
+    if has_ended != (granted >= probe.wakes_wanted) || !has_ended && probe.wakes_seen.get() != granted {
+        return Some(format!("task {index} lost a wake"));
+    }
+    let is_told = handle.as_ref().is_none_or(|handle| handle.is_finished() == has_ended);
+    (!is_told).then(|| format!("the handle of task {index} does not know its end"))
 }
 
 proptest! {

@@ -76,6 +76,11 @@ impl RunQueues {
         self.queues[class.index()].ready.push_back(key);
     }
 
+    /// Takes a task out of the queue.
+    pub(super) fn remove(&mut self, class: Class, key: TaskKey) {
+        self.queues[class.index()].ready.retain(|&queued| queued != key);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queues.iter().all(|queue| queue.ready.is_empty())
     }

@@ -41,6 +41,9 @@ pub(crate) struct Core {
     stall_ticks: u64,
 }
 
+/// The kernel's clock has no room for centuries.
+const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+
 /// Class of the future of `block_on`.
 const MAIN_CLASS: Class = Class::Normal;
 
@@ -75,7 +78,7 @@ impl Core {
             is_closing: Cell::new(false),
             is_running: Cell::new(false),
             slice_end_ticks: Cell::new(0),
-            slice_ticks: ticks(slice),
+            slice_ticks: ticks(slice).max(1), // or nothing would ever be polled
             stall_ticks: ticks(stall),
         })
     }
@@ -124,7 +127,7 @@ impl Core {
     /// Polls runnable tasks until none is left, the slice is over, or the ring has something. True: the future of `block_on` is next.
     pub(super) fn run_slice(&self) -> bool {
         let begin = clock::ticks();
-        let slice_end = begin + self.slice_ticks;
+        let slice_end = begin.saturating_add(self.slice_ticks);
         self.slice_end_ticks.set(slice_end);
         let mut now = begin;
         while now < slice_end {
@@ -142,6 +145,11 @@ impl Core {
             }
         }
         false
+    }
+
+    /// The future of `block_on` has ended, and is still queued.
+    pub(super) fn forget_main(&self) {
+        self.queues.borrow_mut().remove(MAIN_CLASS, TaskKey::null());
     }
 
     /// The future of `block_on` was polled for so long.
@@ -181,18 +189,22 @@ impl Core {
 
     /// Drops a task that is no longer in `tasks`, then tells whoever waits for its end. Returns false when its destructor panicked.
     fn finish(&self, task: Option<Task>, body: Body, end: JoinError) -> bool {
-        let dropped = self.drop_caught(body);
-        if let Some(task) = task {
-            let (ended, rest) = (Rc::clone(&task.ended), task);
-            ended.fail(end);
-            self.drop_caught((ended, rest));
-        }
+        let is_dropped = self.drop_caught(body);
+        let is_told = task.is_none_or(|task| {
+            let is_told = self.caught(|| task.ended.fail(end));
+            self.drop_caught(task) && is_told
+        });
         self.counters.finished.add(1);
-        dropped
+        is_dropped && is_told
     }
 
     fn drop_caught<T>(&self, value: T) -> bool {
-        match catch_unwind(AssertUnwindSafe(move || drop(value))) {
+        self.caught(move || drop(value))
+    }
+
+    /// Runs foreign code, a destructor or a waker. False: it panicked, which is counted and goes no further.
+    fn caught(&self, act: impl FnOnce()) -> bool {
+        match catch_unwind(AssertUnwindSafe(act)) {
             Ok(()) => true,
             Err(payload) => {
                 self.counters.panics.add(1);
@@ -268,7 +280,7 @@ impl Core {
         }
         self.timers.borrow_mut().take_due(&mut outcome.wakers);
         for waker in outcome.wakers.drain(..) {
-            waker.wake();
+            self.caught(move || waker.wake());
         }
         for held in outcome.freed.drain(..) {
             self.drop_caught(held);
@@ -283,7 +295,7 @@ impl Core {
             return Wait::No;
         }
         self.counters.sleeps.add(1);
-        until_timer.map_or(Wait::Forever, Wait::AtMost)
+        until_timer.map_or(Wait::Forever, |left| Wait::AtMost(left.min(LONGEST_WAIT)))
     }
 
     fn read_mail(&self, mail: &mut Vec<Message>) {
@@ -295,10 +307,7 @@ impl Core {
                     self.make_ready(key);
                 }
                 Message::Run(run) => {
-                    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
-                        self.counters.panics.add(1);
-                        drop_payload(payload);
-                    }
+                    self.caught(run);
                 }
             }
         }
@@ -310,18 +319,16 @@ impl Core {
         if self.is_closing.replace(true) {
             return closed;
         }
+        let deadline = Instant::now().checked_add(limit);
         let _entered = context::enter(self);
         for message in self.inbox.close() {
             self.drop_caught(message);
         }
-        // One by one: a destructor may cancel other tasks, but it can add none, so this ends.
-        loop {
-            let next = {
-                let mut tasks = self.tasks.borrow_mut();
-                let key = tasks.keys().next();
-                key.and_then(|key| tasks.remove(key))
-            };
-            let Some(mut task) = next else { break };
+        // One by one: a destructor may cancel other tasks, but it can add none.
+        let keys: Vec<TaskKey> = self.tasks.borrow().keys().collect();
+        for key in keys {
+            let task = self.tasks.borrow_mut().remove(key);
+            let Some(mut task) = task else { continue };
             closed.dropped_tasks += 1;
             if let Some(body) = task.body.take()
                 && !self.finish(Some(task), body, JoinError::Cancelled)
@@ -330,12 +337,16 @@ impl Core {
             }
         }
         let timers = self.timers.borrow_mut().take_all();
-        self.drop_caught(timers);
+        for waker in timers.into_values() {
+            self.drop_caught(waker);
+        }
         let reactor = self.reactor.borrow_mut().take();
         if let Some(reactor) = reactor {
             let mut outcome = Outcome::default();
-            closed.leaked_operations = reactor.drain(Instant::now() + limit, &mut outcome);
-            self.drop_caught(outcome.wakers);
+            closed.leaked_operations = reactor.drain(deadline, &mut outcome);
+            for waker in outcome.wakers.into_iter().chain(outcome.dropped) {
+                self.drop_caught(waker);
+            }
             for held in outcome.freed {
                 self.drop_caught(held);
             }

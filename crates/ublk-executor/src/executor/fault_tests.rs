@@ -2,8 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs::OpenOptions;
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use io_uring::squeue;
@@ -165,7 +168,10 @@ fn doubled_and_foreign_completions_reach_nobody() {
         .block_on(async {
             for round in 0..20 {
                 // Numbers of operations that never were, or ended long ago.
-                faults.stray.borrow_mut().extend([0, 1 << 32 | 1, 3 << 32 | 1, 77]);
+                faults.stray.borrow_mut().extend([0, 77, 1 << 32 | 77, 3 << 32 | 78]);
+                if round > 0 {
+                    faults.stray.borrow_mut().push(1 << 32 | 1);
+                }
                 let first = file.read_at(DmaBuffer::new(4096), 0);
                 let (read, buffer) = first.await;
                 assert_eq!((read.unwrap(), buffer[0], buffer[4095]), (4096, 1, 1), "round {round}");
@@ -193,6 +199,63 @@ fn an_operation_that_does_not_end_is_leaked_at_the_deadline_and_counted() {
     assert_eq!(executor.stats().in_flight, 1, "its buffer was freed under the kernel's hands");
     let closed = executor.close();
     assert_eq!((closed.leaked_operations, crate::leaked_operations() - before), (1, 1));
+}
+
+fn poll_with_a_new_waker(future: Pin<&mut impl Future>, waker: Waker) {
+    assert!(future.poll(&mut Context::from_waker(&waker)).is_pending());
+}
+
+/// A waker whose end calls the executor.
+struct CallsWhenDropped(Rc<LocalExecutor>, Rc<Cell<u32>>);
+
+impl Drop for CallsWhenDropped {
+    fn drop(&mut self) {
+        assert!(self.0.stats().in_flight <= 1);
+        self.1.set(self.1.get() + 1);
+    }
+}
+
+#[test]
+fn a_waker_whose_end_calls_the_executor_does_not_find_it_lent() {
+    thread_local! {
+        static ENDS: RefCell<Vec<CallsWhenDropped>> = const { RefCell::new(Vec::new()) };
+    }
+    /// Wakers must be `Send`: what is dropped with it waits in this thread.
+    struct EndsOne;
+    impl std::task::Wake for EndsOne {
+        fn wake(self: std::sync::Arc<Self>) {}
+    }
+    impl Drop for EndsOne {
+        fn drop(&mut self) {
+            drop(ENDS.with(|ends| ends.borrow_mut().pop()));
+        }
+    }
+    let image = Image::new("lent");
+    let (executor, faults) = faulty(LIMIT);
+    let (executor, ended) = (Rc::new(executor), Rc::new(Cell::new(0)));
+    ENDS.with(|ends| {
+        let end = || CallsWhenDropped(Rc::clone(&executor), Rc::clone(&ended));
+        ends.borrow_mut().extend([end(), end()]);
+    });
+    let file = image.open();
+    faults.withholds.set(true);
+    let mut read = Box::pin(file.read_at(DmaBuffer::new(4096), 0));
+    executor
+        .block_on(async {
+            let waker = || Waker::from(std::sync::Arc::new(EndsOne));
+            poll_with_a_new_waker(read.as_mut(), waker());
+            poll_with_a_new_waker(read.as_mut(), waker()); // another waker takes the place of the first
+        })
+        .unwrap();
+    assert_eq!(ended.get(), 1);
+    drop(read);
+    assert_eq!(ended.get(), 2);
+    faults.withholds.set(false);
+    let deadline = std::time::Instant::now() + LIMIT;
+    while executor.stats().in_flight > 0 {
+        assert!(std::time::Instant::now() < deadline, "the read that was given up never ended");
+        executor.block_on(sleep(Duration::from_millis(1))).unwrap();
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub(super) fn message_of(payload: &(dyn Any + Send)) -> &str {
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(not a text)")
 }
 
-/// Where a task leaves its output. Holds no task, and is emptied by whoever takes from it, so that handles in a circle keep nothing.
+/// Where a task leaves its output. Holds no task, and is emptied by whoever takes from it.
 pub(super) struct JoinCell<T> {
     state: RefCell<State<T>>,
 }
@@ -150,7 +150,9 @@ impl<T> JoinHandle<T> {
     }
 
     fn drop_task(&self) {
-        if let Some(core) = self.core.upgrade() {
+        if !self.is_finished()
+            && let Some(core) = self.core.upgrade()
+        {
             core.cancel(self.key);
         }
     }

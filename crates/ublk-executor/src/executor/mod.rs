@@ -229,6 +229,9 @@ impl LocalExecutor {
                 main.cell.begin_poll();
                 let begin = clock::ticks();
                 if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&main.waker)) {
+                    if main.cell.is_queued() {
+                        self.core.forget_main();
+                    }
                     return Ok(output);
                 }
                 self.core.charge_main(clock::ticks().saturating_sub(begin));

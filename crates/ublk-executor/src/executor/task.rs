@@ -14,7 +14,8 @@ use crate::inbox::Inbox;
 use crate::wake::EventFd;
 
 slotmap::new_key_type! {
-    /// Number of a task; the null key stands for the future of `block_on`. Never used again after its task has ended.
+    /// Number of a task; the null key stands for the future of `block_on`. Used again after two thousand million others in the same
+    /// place: whoever keeps one longer than its task must know that it has ended.
     pub(crate) struct TaskKey;
 }
 
@@ -63,6 +64,11 @@ pub(super) struct WakeCell {
 impl WakeCell {
     pub(super) fn new(inbox: &Arc<TaskInbox>, key: TaskKey, is_queued: bool) -> WakeCell {
         WakeCell { inbox: Arc::clone(inbox), key, is_queued: is_queued.into() }
+    }
+
+    /// It is in a queue, or on the way there.
+    pub(super) fn is_queued(&self) -> bool {
+        self.is_queued.load(Ordering::Acquire)
     }
 
     /// Right before a poll: from now on a wake queues again. What was written before earlier wakes is seen by the poll.

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use super::context;
 use super::core::Core;
 
+/// As long as an `Instant` certainly has room for: thirty years.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
 /// When, and a number that tells timers of the same moment apart.
 type TimerKey = (Instant, u64);
 
@@ -65,7 +68,8 @@ pub struct Sleep {
 /// # Panics
 /// When it is polled outside of an executor.
 pub fn sleep(duration: Duration) -> Sleep {
-    sleep_until(Instant::now() + duration)
+    let now = Instant::now();
+    sleep_until(now.checked_add(duration).unwrap_or(now + FOR_EVER))
 }
 
 /// Waits until then; is ready at once when that has passed. Cancel-safe.

@@ -1,17 +1,20 @@
 //! Files past the page cache.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
 
 use io_uring::{opcode, types};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::buffer::DmaBuffer;
 use super::operation::{Operation, start};
 use crate::reactor::OpKind;
+
+/// The smallest block of any device.
+const SECTOR_BYTES: usize = 512;
 
 /// A file or block device opened with O_DIRECT. Clones share the descriptor, which closes when the last clone and the last operation are
 /// done with it. Offsets and lengths in bytes, in multiples of what the file system or device asks for (4096 is always right).
@@ -24,38 +27,58 @@ pub struct DmaFile {
 }
 
 impl DmaFile {
-    /// Opens with O_DIRECT and O_CLOEXEC on top of what `options` say. Blocks the thread for as long as the file system takes.
+    /// Opens as `options` say, and switches O_DIRECT on. Blocks the thread for as long as the file system takes.
     ///
     /// # Errors
     /// The kernel's; EINVAL where the file system has no O_DIRECT.
     pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> io::Result<DmaFile> {
-        let file = options.clone().custom_flags(libc::O_DIRECT).open(path)?;
+        let file = options.open(path)?;
+        // Not as one more custom flag: those of the caller, O_DSYNC among them, would be lost.
+        fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::DIRECT)?;
         Ok(DmaFile { file: Rc::new(file) })
     }
 
-    /// Size in bytes. Blocks the thread for a moment.
+    /// Size in bytes, of a file or of a block device. Blocks the thread for a moment.
     ///
     /// # Errors
     /// The kernel's.
     pub fn size(&self) -> io::Result<u64> {
-        self.file.metadata().map(|metadata| metadata.len())
+        // A device's metadata do not tell; reads and writes carry their offsets, so the position is nobody's.
+        (&*self.file).seek(SeekFrom::End(0))
     }
 
-    /// Fills the buffer from `offset` on: the bytes read, fewer only at the end of the file, and the buffer.
+    /// Fills the buffer from `offset` on: the bytes read, fewer only at the end of the file, and the buffer. Short reads are resumed.
     ///
     /// # Errors
     /// The kernel's; EINVAL for an offset or a length that is no multiple of the block.
     ///
     /// # Panics
-    /// Outside of an executor.
+    /// Outside of an executor, or when the executor of its first poll has ended.
     pub async fn read_at(&self, mut buffer: DmaBuffer, offset: u64) -> (io::Result<usize>, DmaBuffer) {
-        let length = length_of(buffer.len());
-        let entry = opcode::Read::new(self.fd(), buffer.address(), length).offset(offset).build();
-        // SAFETY: the entry points into the buffer, whose bytes do not move with it; the operation owns both buffer and file.
-        let operation: Operation<(DmaBuffer, Rc<File>)> =
-            unsafe { start(entry, OpKind::Bounded, (buffer, Rc::clone(&self.file))) };
-        let (result, (buffer, _)) = operation.await;
-        (result.map(|read| read as usize), buffer)
+        let mut done = 0;
+        while done < buffer.len() {
+            // SAFETY: `done` is within the buffer, so the rest is of it.
+            let rest = unsafe { buffer.address().add(done) };
+            let entry =
+                opcode::Read::new(self.fd(), rest, length_of(buffer.len() - done)).offset(offset + done as u64).build();
+            // SAFETY: the entry points into the buffer, whose bytes do not move with it; the operation owns both buffer and file.
+            let operation: Operation<(DmaBuffer, Rc<File>)> =
+                unsafe { start(entry, OpKind::Bounded, (buffer, Rc::clone(&self.file))) };
+            let (result, (back, _)) = operation.await;
+            buffer = back;
+            match result {
+                Ok(read) => {
+                    done += read as usize;
+                    // In the middle of a block the file ends, and from there the kernel would not read.
+                    if read == 0 || !(read as usize).is_multiple_of(SECTOR_BYTES) {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+        (Ok(done), buffer)
     }
 
     /// Writes the whole buffer at `offset`; short writes are resumed.
@@ -64,7 +87,7 @@ impl DmaFile {
     /// The kernel's, ENOSPC among them; WriteZero when it takes nothing more. What was written before stays written.
     ///
     /// # Panics
-    /// Outside of an executor.
+    /// Outside of an executor, or when the executor of its first poll has ended.
     pub async fn write_at(&self, mut buffer: DmaBuffer, offset: u64) -> (io::Result<()>, DmaBuffer) {
         let mut done = 0;
         while done < buffer.len() {

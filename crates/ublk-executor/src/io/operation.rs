@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use io_uring::squeue;
 
 use crate::executor::{Core, current};
-use crate::reactor::{OpKey, OpKind};
+use crate::reactor::{OpKey, OpKind, Polled};
 use crate::ring::RingError;
 
 /// Ready with the kernel's answer, and what the operation held. Dropping it leaves that to the ring.
@@ -64,13 +64,15 @@ impl<H: 'static> Future for Operation<H> {
         let (result, held) = match std::mem::replace(&mut self.state, State::Taken) {
             State::InFlight(key) => {
                 let core = self.core.upgrade().expect("an operation is polled after its executor's end");
-                let polled = core.with_reactor(|reactor| reactor.and_then(|reactor| reactor.poll(key, context)));
+                let polled =
+                    core.with_reactor(|reactor| reactor.and_then(|reactor| reactor.poll(key, context.waker())));
                 match polled.expect("an operation is polled after its executor's end") {
-                    Poll::Pending => {
+                    Polled::Pending(old) => {
                         self.state = State::InFlight(key);
+                        drop(old);
                         return Poll::Pending;
                     }
-                    Poll::Ready((answer, held)) => {
+                    Polled::Ready(answer, held) => {
                         (u32::try_from(answer).map_err(|_| io::Error::from_raw_os_error(-answer)), held)
                     }
                 }
@@ -90,8 +92,8 @@ impl<H> Drop for Operation<H> {
         if let State::InFlight(key) = self.state
             && let Some(core) = self.core.upgrade()
         {
-            let freed = core.with_reactor(|reactor| reactor.and_then(|reactor| reactor.abandon(key)));
-            drop(freed);
+            let left = core.with_reactor(|reactor| reactor.map(|reactor| reactor.abandon(key)));
+            drop(left);
         }
     }
 }
