@@ -18,6 +18,7 @@ pub mod executor;
 mod inbox;
 #[allow(unsafe_code)]
 pub mod io;
+pub mod local;
 #[allow(unsafe_code)]
 pub mod memory;
 pub mod placement;
