@@ -1,8 +1,8 @@
-//! A queue between two executors that can be waited on: [`spsc`](crate::spsc) with back-pressure, and close in both directions.
+//! A queue between two executors that can be waited on: [`crate::spsc`] with back-pressure, and close in both directions.
 //!
 //! Wait protocol, the same on both sides. Who waits: leaves its waker, sets the event's flag, tries once more. Who has made something
 //! possible: takes the flag, and wakes only if it was set. Both swap the flag after the write that the other must not miss, as in
-//! [`inbox`](crate::inbox); so no wake is lost, and a queue that nobody waits on costs one swap an item.
+//! `inbox`; so no wake is lost, and a queue that nobody waits on costs one swap an item.
 
 use std::fmt;
 use std::future::poll_fn;
