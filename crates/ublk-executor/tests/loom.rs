@@ -4,11 +4,11 @@
 #![cfg(loom)]
 
 use loom::thread;
-use ublk_executor::spsc::{Consumer, PopError, Producer, PushError, channel};
+use ublk_executor::spsc::{PopError, PushError, channel};
 
 #[path = "support/ledger.rs"]
 mod ledger;
-use ledger::{Item, Ledger};
+use ledger::{Ledger, pop_all, push_all};
 
 /// Checks every order of a model at capacity 1. At capacity 2 there are too many: those with three preemptions at most.
 fn check(capacity: usize, model: impl Fn() + Send + Sync + 'static) {
@@ -17,38 +17,14 @@ fn check(capacity: usize, model: impl Fn() + Send + Sync + 'static) {
     checker.check(model);
 }
 
-/// Pushes `0..count`, waiting while the queue is full; drops the producer.
-fn push_all(mut producer: Producer<Item>, ledger: &Ledger, count: usize) {
-    for id in 0..count {
-        let mut item = ledger.item(id);
-        while let Err(refused) = producer.push(item) {
-            assert!(matches!(refused, PushError::Full(_)), "item {id}: {refused}");
-            item = refused.into_item();
-            thread::yield_now();
-        }
-    }
-}
-
-/// Ids of everything that comes until the producer is gone.
-fn pop_all(consumer: &mut Consumer<Item>) -> Vec<usize> {
-    let mut ids = Vec::new();
-    loop {
-        match consumer.pop() {
-            Ok(item) => ids.push(item.id),
-            Err(PopError::Empty) => thread::yield_now(),
-            Err(PopError::Closed) => return ids,
-        }
-    }
-}
-
 /// All of `count` items arrive in order, the last ones after the producer is gone.
 fn all_arrive(capacity: usize, count: usize) {
     check(capacity, move || {
         let ledger = std::sync::Arc::new(Ledger::new(count));
-        let (producer, mut consumer) = channel(capacity);
+        let (mut producer, mut consumer) = channel(capacity);
         let pushing = thread::spawn({
             let ledger = ledger.clone();
-            move || push_all(producer, &ledger, count)
+            move || push_all(&mut producer, &ledger, count)
         });
         assert!(pop_all(&mut consumer).into_iter().eq(0..count));
         drop(consumer);

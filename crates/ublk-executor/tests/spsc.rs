@@ -7,35 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use proptest::prelude::*;
-use ublk_executor::spsc::{Consumer, PopError, Producer, PushError, channel};
+use ublk_executor::spsc::{PopError, PushError, channel};
 
 #[path = "support/ledger.rs"]
 mod ledger;
-use ledger::{Item, Ledger};
-
-/// Pushes `0..count`, waiting while the queue is full.
-fn push_all(producer: &mut Producer<Item>, ledger: &Ledger, count: usize) {
-    for id in 0..count {
-        let mut item = ledger.item(id);
-        while let Err(refused) = producer.push(item) {
-            assert!(matches!(refused, PushError::Full(_)), "item {id}: {refused}");
-            item = refused.into_item();
-            thread::yield_now();
-        }
-    }
-}
-
-/// Ids of everything that comes until the producer is gone.
-fn pop_all(consumer: &mut Consumer<Item>) -> Vec<usize> {
-    let mut ids = Vec::new();
-    loop {
-        match consumer.pop() {
-            Ok(item) => ids.push(item.id),
-            Err(PopError::Empty) => thread::yield_now(),
-            Err(PopError::Closed) => return ids,
-        }
-    }
-}
+use ledger::{Item, Ledger, pop_all, push_all};
 
 #[test]
 fn two_threads_lose_nothing_and_keep_the_order() {

@@ -227,19 +227,17 @@ impl Core {
 
     /// Drops a task's future now, or when its poll returns if that is under way.
     pub(super) fn cancel(self: &Rc<Self>, key: TaskKey) {
-        let task = {
+        let (task, body) = {
             let mut tasks = self.tasks.borrow_mut();
             let Some(task) = tasks.get_mut(key) else { return };
-            if task.body.is_none() {
+            let Some(body) = task.body.take() else {
                 task.is_cancelled = true;
                 return;
-            }
-            tasks.remove(key)
+            };
+            (tasks.remove(key), body)
         };
-        let Some(mut task) = task else { return };
-        let Some(body) = task.body.take() else { return };
         let _entered = context::enter(self);
-        self.finish(Some(task), body, JoinError::Cancelled);
+        self.finish(task, body, JoinError::Cancelled);
     }
 
     pub(super) fn set_class(&self, key: TaskKey, class: Class) {

@@ -22,7 +22,7 @@ use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ use crate::clock;
 use crate::reactor::{Outcome, Port, Reactor};
 use crate::ring::{Ring, RingError, RingOptions};
 use crate::wake::EventFd;
-use task::{Body, TaskInbox, TaskKey, WakeCell};
+use task::{TaskInbox, TaskKey, WakeCell};
 
 pub use self::class::{Class, Shares};
 pub(crate) use self::context::current;
@@ -221,15 +221,16 @@ impl LocalExecutor {
         let _entered = context::enter(&self.core);
         let _running = self.core.begin_run();
         let mut future = pin!(future);
-        let main = Body::new(Box::pin(std::future::pending()), WakeCell::new(&self.core.inbox, TaskKey::null(), true));
+        let cell = Arc::new(WakeCell::new(&self.core.inbox, TaskKey::null(), true));
+        let waker = Waker::from(Arc::clone(&cell));
         self.core.make_ready(TaskKey::null());
         let (mut mail, mut outcome) = (Vec::new(), Outcome::default());
         loop {
             if self.core.run_slice() {
-                main.cell.begin_poll();
+                cell.begin_poll();
                 let begin = clock::ticks();
-                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&main.waker)) {
-                    if main.cell.is_queued() {
+                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    if cell.is_queued() {
                         self.core.forget_main();
                     }
                     return Ok(output);

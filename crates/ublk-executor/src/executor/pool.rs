@@ -182,7 +182,7 @@ where
     let run = || executor.block_on(async { make(Shard { index, remotes }).await });
     let result = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result.map_err(ShardError::from),
-        Err(payload) => Err(ShardError::Panicked(message_of(payload.as_ref()).to_owned())),
+        Err(payload) => Err(panicked(payload.as_ref())),
     };
     Some(result)
 }
@@ -216,14 +216,14 @@ impl<T> ExecutorPool<T> {
         let join = |thread: thread::JoinHandle<Outcome<T>>| match thread.join() {
             Ok(Some(result)) => result,
             Ok(None) => Err(ShardError::Executor(ended_early())),
-            Err(payload) => Err(ShardError::Panicked(panic_text(payload))),
+            Err(payload) => Err(panicked(payload.as_ref())),
         };
         self.threads.into_iter().map(join).collect()
     }
 }
 
-fn panic_text(payload: Box<dyn Any + Send>) -> String {
-    message_of(payload.as_ref()).to_owned()
+fn panicked(payload: &(dyn Any + Send)) -> ShardError {
+    ShardError::Panicked(message_of(payload).to_owned())
 }
 
 impl<T> fmt::Debug for ExecutorPool<T> {

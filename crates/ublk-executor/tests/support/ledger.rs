@@ -1,7 +1,13 @@
-//! Items that write down their drop.
+//! Items that write down their drop, and the ends of a queue that is full of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+#[cfg(loom)]
+use loom::thread;
+#[cfg(not(loom))]
+use std::thread;
+use ublk_executor::spsc::{Consumer, PopError, Producer, PushError};
 
 /// Counts the drops of each item. Uses std's atomics under loom too: they are the test's, not the model's.
 pub(crate) struct Ledger(Arc<[AtomicUsize]>);
@@ -32,5 +38,29 @@ impl Ledger {
 impl Drop for Item {
     fn drop(&mut self) {
         self.ledger[self.id].fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Pushes `0..count`, waiting while the queue is full.
+pub(crate) fn push_all(producer: &mut Producer<Item>, ledger: &Ledger, count: usize) {
+    for id in 0..count {
+        let mut item = ledger.item(id);
+        while let Err(refused) = producer.push(item) {
+            assert!(matches!(refused, PushError::Full(_)), "item {id}: {refused}");
+            item = refused.into_item();
+            thread::yield_now();
+        }
+    }
+}
+
+/// Ids of everything that comes until the producer is gone.
+pub(crate) fn pop_all(consumer: &mut Consumer<Item>) -> Vec<usize> {
+    let mut ids = Vec::new();
+    loop {
+        match consumer.pop() {
+            Ok(item) => ids.push(item.id),
+            Err(PopError::Empty) => thread::yield_now(),
+            Err(PopError::Closed) => return ids,
+        }
     }
 }
