@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
 import test, { type ExecutionContext } from 'ava'
-import { createDevice, Device, deviceInfo, file, nullTarget, stopDevice } from '../../src/index.ts'
+import { createDevice, Device, deviceInfo, file, listDevices, nullTarget, stopDevice } from '../../src/index.ts'
 import { run, withDevice } from '../device/support.ts'
 import { type Case, direct, NOBODY, Report } from './observe.ts'
 
@@ -92,11 +92,12 @@ test.serial('calls that do not fit the state', async (t) => {
   await report.provoke(t, 'devices', { what: '`waitFor()` on a closed device', library: () => device.waitFor('live') })
 })
 
-test.serial('a start that takes too long', (t) => {
+test.serial('a start that takes too long', async (t) => {
   t.timeout(90_000)
   const module = path.join(directory, 'never-opens.mjs')
   writeFileSync(module, "export default { size: '1M', open: () => new Promise(() => setInterval(() => {}, 1000)), read() {} }")
-  return report.provoke(t, 'devices', { what: 'A backend that does not open in 30 s', command: { args: ['add', module] } })
+  await report.provoke(t, 'devices', { what: 'A backend that does not open in 30 s', command: { args: ['add', module] } })
+  t.deepEqual(await listDevices(), [])
 })
 
 const inDirectory = (name: string): string => path.join(directory, name)
