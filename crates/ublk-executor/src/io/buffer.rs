@@ -1,4 +1,4 @@
-//! Memory for I/O past the page cache.
+//! Memory that the kernel reads and writes for a task.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
@@ -7,6 +7,51 @@ use std::ptr::NonNull;
 
 /// Alignment that every block device takes: a page.
 pub(super) const ALIGNMENT: usize = 4096;
+
+/// Owned bytes that an operation can take along: it keeps them until the kernel is done, and then gives them back.
+///
+/// # Safety
+/// The bytes are initialised, and neither their address nor their number changes when the value is moved.
+pub unsafe trait IoBuffer: 'static {
+    /// Address of the first byte.
+    fn start(&mut self) -> *mut u8;
+
+    /// Number of bytes.
+    fn bytes(&self) -> usize;
+}
+
+// SAFETY: a vector's elements are on the heap, `len` of them initialised.
+unsafe impl IoBuffer for Vec<u8> {
+    fn start(&mut self) -> *mut u8 {
+        self.as_mut_ptr()
+    }
+
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: a box's content is on the heap, and initialised.
+unsafe impl IoBuffer for Box<[u8]> {
+    fn start(&mut self) -> *mut u8 {
+        self.as_mut_ptr()
+    }
+
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: `start` stays where it is until the drop, and is that many initialised bytes.
+unsafe impl IoBuffer for DmaBuffer {
+    fn start(&mut self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    fn bytes(&self) -> usize {
+        self.layout.size()
+    }
+}
 
 /// Owned bytes, aligned to 4096 as O_DIRECT wants it. Their address does not change when the value is moved.
 pub struct DmaBuffer {
@@ -31,10 +76,6 @@ impl DmaBuffer {
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
         DmaBuffer { start, layout }
-    }
-
-    pub(super) fn address(&mut self) -> *mut u8 {
-        self.start.as_ptr()
     }
 }
 

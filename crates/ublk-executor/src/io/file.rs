@@ -9,7 +9,7 @@ use std::rc::Rc;
 use io_uring::{opcode, types};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use super::buffer::DmaBuffer;
+use super::buffer::{DmaBuffer, IoBuffer};
 use super::operation::{Operation, start};
 use crate::reactor::OpKind;
 
@@ -58,7 +58,7 @@ impl DmaFile {
         let mut done = 0;
         while done < buffer.len() {
             // SAFETY: `done` is within the buffer, so the rest is of it.
-            let rest = unsafe { buffer.address().add(done) };
+            let rest = unsafe { buffer.start().add(done) };
             let entry =
                 opcode::Read::new(self.fd(), rest, length_of(buffer.len() - done)).offset(offset + done as u64).build();
             // SAFETY: the entry points into the buffer, whose bytes do not move with it; the operation owns both buffer and file.
@@ -92,7 +92,7 @@ impl DmaFile {
         let mut done = 0;
         while done < buffer.len() {
             // SAFETY: `done` is within the buffer, so the rest is of it.
-            let rest = unsafe { buffer.address().add(done) };
+            let rest = unsafe { buffer.start().add(done) };
             let entry = opcode::Write::new(self.fd(), rest, length_of(buffer.len() - done))
                 .offset(offset + done as u64)
                 .build();

@@ -4,7 +4,7 @@
 
 mod buffer;
 mod file;
-mod operation;
+pub(crate) mod operation;
 
-pub use buffer::DmaBuffer;
+pub use buffer::{DmaBuffer, IoBuffer};
 pub use file::DmaFile;

@@ -16,7 +16,7 @@ use crate::ring::RingError;
 
 /// Ready with the kernel's answer, and what the operation held. Dropping it leaves that to the ring.
 #[must_use = "the result tells whether the operation was done"]
-pub(super) struct Operation<H: 'static> {
+pub(crate) struct Operation<H: 'static> {
     core: Weak<Core>,
     state: State,
     held: PhantomData<H>,
@@ -35,7 +35,7 @@ enum State {
 ///
 /// # Panics
 /// Outside of an executor.
-pub(super) unsafe fn start<H: 'static>(entry: squeue::Entry, kind: OpKind, held: H) -> Operation<H> {
+pub(crate) unsafe fn start<H: 'static>(entry: squeue::Entry, kind: OpKind, held: H) -> Operation<H> {
     let core = current().expect("an operation is started outside of an executor");
     let held: Box<dyn Any> = Box::new(held);
     let submitted = core.with_reactor(|reactor| match reactor {
