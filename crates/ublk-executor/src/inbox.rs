@@ -60,6 +60,15 @@ impl<T, S: Signal> Inbox<T, S> {
         Ok(())
     }
 
+    /// Ends the owner's sleep, or keeps it from the next one, without an item.
+    pub(crate) fn knock(&self) {
+        {
+            let _mail = lock(&self.mail);
+            self.has_mail.store(true, Ordering::Release);
+        }
+        self.wake();
+    }
+
     fn wake(&self) {
         if self.state.swap(NOTIFIED, Ordering::SeqCst) == SLEEPING
             && let Some(signal) = &*lock(&self.signal)
@@ -68,13 +77,21 @@ impl<T, S: Signal> Inbox<T, S> {
         }
     }
 
-    /// The owner: moves what is there behind what `items` has.
-    pub(crate) fn take(&self, items: &mut Vec<T>) {
-        if self.has_mail.load(Ordering::Acquire) {
+    /// The owner: something has come, or somebody has knocked.
+    #[inline]
+    pub(crate) fn has_mail(&self) -> bool {
+        self.has_mail.load(Ordering::Acquire)
+    }
+
+    /// The owner: moves what is there behind what `items` has. False: nothing has come, and nobody has knocked.
+    pub(crate) fn take(&self, items: &mut Vec<T>) -> bool {
+        let has_mail = self.has_mail();
+        if has_mail {
             let mut mail = lock(&self.mail);
             self.has_mail.store(false, Ordering::Release);
             items.append(&mut mail.items);
         }
+        has_mail
     }
 
     /// The owner, before it sleeps. False: something has come, and it must not.
@@ -170,6 +187,31 @@ mod models {
             });
             assert_eq!(take(&inbox, &bell, 2), [1, 2]);
             pusher.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn no_knock_is_slept_over() {
+        let mut checker = loom::model::Builder::new();
+        checker.preemption_bound = Some(2);
+        checker.check(|| {
+            let bell = Bell::new();
+            let inbox = Arc::new(Inbox::<usize, Bell>::new(bell.clone()));
+            let order = Arc::new(AtomicUsize::new(0));
+            let (knocks, orders) = (Arc::clone(&inbox), Arc::clone(&order));
+            let knocker = thread::spawn(move || {
+                knocks.knock(); // for an earlier order, which the owner has seen
+                orders.store(1, Ordering::Release);
+                knocks.knock();
+            });
+            // The owner's loop: looks at the order after each turn, and sleeps in a turn that nobody has knocked before.
+            while order.load(Ordering::Acquire) == 0 {
+                if !inbox.take(&mut Vec::new()) && inbox.may_sleep() {
+                    bell.wait();
+                    inbox.awake();
+                }
+            }
+            knocker.join().unwrap();
         });
     }
 

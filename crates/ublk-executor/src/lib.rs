@@ -4,7 +4,7 @@
 //! Knows nothing of ublk. A thread owns its [`LocalExecutor`], or its [`Ring`], by value and is the only one that touches it; other
 //! threads reach it through wakers, a [`executor::RemoteHandle`] or an end of an [`spsc`] queue alone.
 //!
-//! Unsafe code lives in `ring` and `reactor` (kernel interface), `io` (buffers that the kernel works on), `memory` (mappings), `spsc` (slots
+//! Unsafe code lives in `ring`, `reactor` and `external` (kernel interface), `io` (buffers that the kernel works on), `memory` (mappings), `spsc` (slots
 //! that two threads take turns in) and `clock` (the time-stamp counter). The executor itself has none.
 
 #![deny(unsafe_code, missing_docs)]
@@ -15,6 +15,8 @@ pub mod channel;
 #[allow(unsafe_code)]
 pub mod clock;
 pub mod executor;
+#[allow(unsafe_code)]
+pub mod external;
 mod inbox;
 #[allow(unsafe_code)]
 pub mod io;

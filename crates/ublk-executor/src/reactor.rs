@@ -8,7 +8,7 @@
 
 use std::any::Any;
 use std::mem;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Instant;
@@ -16,6 +16,7 @@ use std::time::Instant;
 use io_uring::{opcode, squeue, types};
 use slotmap::{Key, KeyData, SlotMap};
 
+use crate::external::{Externals, client_of};
 use crate::ring::{Completion, Ring, RingError, Wait};
 
 /// What the executor needs of a ring. Tests put faults in between.
@@ -26,6 +27,11 @@ pub(crate) trait Port {
     fn turn(&mut self, wait: Wait) -> Result<(), RingError>;
     fn reap(&mut self, batch: &mut Vec<Completion>);
     fn has_work(&mut self) -> bool;
+    fn is_quiet(&mut self) -> bool;
+    fn register_files(&mut self, files: &[BorrowedFd<'_>]) -> Result<(), RingError>;
+    fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError>;
+    fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError>;
+    fn leave_registered(&mut self);
     /// Enters and completions so far.
     fn counts(&self) -> (u64, u64);
 }
@@ -48,6 +54,26 @@ impl Port for Ring {
         Ring::has_work(self)
     }
 
+    fn is_quiet(&mut self) -> bool {
+        Ring::is_quiet(self)
+    }
+
+    fn register_files(&mut self, files: &[BorrowedFd<'_>]) -> Result<(), RingError> {
+        Ring::register_files(self, files)
+    }
+
+    fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError> {
+        Ring::register_buffer_table(self, count)
+    }
+
+    fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError> {
+        Ring::register_eventfd(self, fd)
+    }
+
+    fn leave_registered(&mut self) {
+        Ring::leave_registered(self);
+    }
+
     fn counts(&self) -> (u64, u64) {
         Ring::counts(self)
     }
@@ -58,7 +84,7 @@ slotmap::new_key_type! {
     pub(crate) struct OpKey;
 }
 
-// No key is like these: their lower half is the index of no slot.
+// No key is like these: their lower half is the index of no slot. Below them are the numbers of external clients.
 const WAKE: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - (1 << 32);
 
@@ -93,11 +119,13 @@ pub fn leaked_operations() -> usize {
 }
 
 pub(crate) struct Reactor {
-    port: Box<dyn Port>,
+    pub(crate) port: Box<dyn Port>,
+    pub(crate) externals: Externals,
     ops: SlotMap<OpKey, Op>,
     in_flight: usize,
     listener: OwnedFd,
     batch: Vec<Completion>,
+    outcome: Outcome,
     /// Completions that belong to no operation: late or doubled ones. The kernel sends none.
     strays: u64,
 }
@@ -128,7 +156,8 @@ impl Reactor {
     /// `listener` is readable when the executor was woken.
     pub(crate) fn new(port: Box<dyn Port>, listener: OwnedFd) -> Result<Reactor, RingError> {
         let batch = Vec::with_capacity(BATCH);
-        let mut reactor = Reactor { port, ops: SlotMap::with_key(), in_flight: 0, listener, batch, strays: 0 };
+        let (ops, externals, outcome) = (SlotMap::with_key(), Externals::default(), Outcome::default());
+        let mut reactor = Reactor { port, externals, ops, in_flight: 0, listener, batch, outcome, strays: 0 };
         reactor.arm_wake()?;
         Ok(reactor)
     }
@@ -190,24 +219,45 @@ impl Reactor {
         (None, waker)
     }
 
-    /// One enter, and what has completed.
-    pub(crate) fn turn(&mut self, wait: Wait, outcome: &mut Outcome) -> Result<(), RingError> {
+    /// One enter, and what has completed: into the clients' batches and the outcome.
+    #[inline]
+    pub(crate) fn turn(&mut self, wait: Wait) -> Result<(), RingError> {
         let turned = self.port.turn(wait);
         loop {
-            let mut batch = mem::take(&mut self.batch);
-            self.port.reap(&mut batch);
-            let is_last = batch.len() < BATCH;
-            for completion in batch.drain(..) {
-                self.complete(completion, outcome);
+            self.batch.clear();
+            self.port.reap(&mut self.batch);
+            for index in 0..self.batch.len() {
+                let completion = self.batch[index];
+                match client_of(completion.user_data) {
+                    Some(client) => self.externals.complete(client, completion, &mut self.outcome.wakers),
+                    None => self.complete(completion),
+                }
             }
-            self.batch = batch;
-            if is_last {
+            if self.batch.len() < BATCH {
                 return turned;
             }
         }
     }
 
-    fn complete(&mut self, completion: Completion, outcome: &mut Outcome) {
+    /// There is something for [`Reactor::take_outcome`].
+    #[inline]
+    pub(crate) fn has_outcome(&self) -> bool {
+        !(self.outcome.wakers.is_empty() && self.outcome.freed.is_empty())
+    }
+
+    /// What the turns have brought, to be emptied and given back.
+    pub(crate) fn take_outcome(&mut self) -> Outcome {
+        mem::take(&mut self.outcome)
+    }
+
+    /// Keeps the memory of an outcome that was emptied.
+    pub(crate) fn give_back(&mut self, outcome: Outcome) {
+        if !self.has_outcome() {
+            self.outcome = outcome;
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) {
         match completion.user_data {
             WAKE => {
                 let mut count = [0_u8; 8];
@@ -217,11 +267,11 @@ impl Reactor {
                 }
             }
             CANCEL => {}
-            _ => self.end(OpKey::from(KeyData::from_ffi(completion.user_data)), completion, outcome),
+            _ => self.end(OpKey::from(KeyData::from_ffi(completion.user_data)), completion),
         }
     }
 
-    fn end(&mut self, key: OpKey, completion: Completion, outcome: &mut Outcome) {
+    fn end(&mut self, key: OpKey, completion: Completion) {
         let Some(op) = self.ops.get_mut(key).filter(|op| !matches!(op.state, OpState::Done(_))) else {
             self.strays += 1;
             return;
@@ -231,29 +281,29 @@ impl Reactor {
         }
         self.in_flight -= 1;
         match mem::replace(&mut op.state, OpState::Done(completion.result)) {
-            OpState::InFlight(waker) => outcome.wakers.extend(waker),
-            _ => outcome.freed.extend(self.ops.remove(key).map(|op| op.held)),
+            OpState::InFlight(waker) => self.outcome.wakers.extend(waker),
+            _ => self.outcome.freed.extend(self.ops.remove(key).map(|op| op.held)),
         }
     }
 
-    /// Cancels what can be cancelled and waits for the rest, without a deadline for ever. Returns how many had not ended by then: they are
-    /// leaked.
-    pub(crate) fn drain(mut self, deadline: Option<Instant>, outcome: &mut Outcome) -> usize {
+    /// Cancels what can be cancelled and waits for the rest, without a deadline for ever. Returns how many had not ended by then, which are
+    /// leaked, and what is left to wake and to drop.
+    pub(crate) fn drain(mut self, deadline: Option<Instant>) -> (usize, Outcome) {
         for key in self.ops.keys().collect::<Vec<_>>() {
             let (held, waker) = self.abandon(key);
-            outcome.freed.extend(held);
-            outcome.dropped.extend(waker);
+            self.outcome.freed.extend(held);
+            self.outcome.dropped.extend(waker);
         }
         // What has ended already takes no time.
         let mut wait = Wait::No;
-        while self.in_flight > 0 && self.turn(wait, outcome).is_ok() {
+        while self.in_flight > 0 && self.turn(wait).is_ok() {
             wait = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
                 None => Wait::Forever,
                 Some(left) if left.is_zero() => break,
                 Some(left) => Wait::AtMost(left),
             };
         }
-        self.in_flight
+        (self.in_flight, self.take_outcome())
     }
 
     pub(crate) fn has_work(&mut self) -> bool {
@@ -282,6 +332,9 @@ impl Reactor {
 
 impl Drop for Reactor {
     fn drop(&mut self) {
+        if self.externals.in_flight() > 0 {
+            self.port.leave_registered(); // they end with the ring
+        }
         if self.in_flight > 0 {
             // The ring closes, and the kernel goes on.
             LEAKED_OPERATIONS.fetch_add(self.in_flight, Ordering::Relaxed);

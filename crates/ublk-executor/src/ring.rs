@@ -145,9 +145,10 @@ impl<S: squeue::EntryMarker> Ring<S> {
     #[inline]
     pub fn turn(&mut self, wait: Wait) -> Result<(), RingError> {
         let to_submit = self.io.submission().len() as u32;
-        let want = u32::from(wait != Wait::No && self.io.completion().is_empty());
+        // With a completion there already the kernel does not wait.
+        let want = u32::from(wait != Wait::No);
         let timeout = match wait {
-            Wait::AtMost(limit) if want == 1 => Some(limit),
+            Wait::AtMost(limit) => Some(limit),
             _ => None,
         };
         self.enters += 1;

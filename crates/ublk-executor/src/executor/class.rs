@@ -53,6 +53,7 @@ const TICKS_PER_SHARE: i64 = 1_000;
 #[derive(Debug)]
 pub(super) struct RunQueues {
     queues: [Queue; 3],
+    ready: usize,
 }
 
 #[derive(Debug)]
@@ -69,20 +70,23 @@ impl RunQueues {
             quantum_ticks: i64::from(shares.max(1)) * TICKS_PER_SHARE,
             left_ticks: 0,
         };
-        RunQueues { queues: [queue(shares.latency), queue(shares.normal), queue(shares.background)] }
+        RunQueues { queues: [queue(shares.latency), queue(shares.normal), queue(shares.background)], ready: 0 }
     }
 
     pub(super) fn push(&mut self, class: Class, key: TaskKey) {
+        self.ready += 1;
         self.queues[class.index()].ready.push_back(key);
     }
 
     /// Takes a task out of the queue.
     pub(super) fn remove(&mut self, class: Class, key: TaskKey) {
         self.queues[class.index()].ready.retain(|&queued| queued != key);
+        self.ready = self.queues.iter().map(|queue| queue.ready.len()).sum();
     }
 
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.queues.iter().all(|queue| queue.ready.is_empty())
+        self.ready == 0
     }
 
     /// The task to poll next, and the class to charge for it.
@@ -96,6 +100,7 @@ impl RunQueues {
                 if queue.left_ticks > 0
                     && let Some(key) = queue.ready.pop_front()
                 {
+                    self.ready -= 1;
                     return Some((class, key));
                 }
             }

@@ -22,7 +22,7 @@ use super::task::{Body, Message, Task, TaskInbox, TaskKey, WakeCell};
 use super::timers::Timers;
 use super::{SpawnRefused, TaskOptions};
 use crate::clock;
-use crate::reactor::{Outcome, Reactor};
+use crate::reactor::Reactor;
 use crate::ring::{RingError, Wait};
 
 pub(crate) struct Core {
@@ -39,6 +39,8 @@ pub(crate) struct Core {
     slice_end_ticks: Cell<u64>,
     slice_ticks: u64,
     stall_ticks: u64,
+    /// What a turn fills and empties: kept, so that no turn allocates.
+    mail: Cell<Vec<Message>>,
 }
 
 /// The kernel's clock has no room for centuries.
@@ -80,6 +82,7 @@ impl Core {
             slice_end_ticks: Cell::new(0),
             slice_ticks: ticks(slice).max(1), // or nothing would ever be polled
             stall_ticks: ticks(stall),
+            mail: Cell::default(),
         })
     }
 
@@ -261,21 +264,29 @@ impl Core {
         act(self.reactor.borrow_mut().as_mut())
     }
 
-    fn ring_has_work(&self) -> bool {
+    pub(super) fn ring_has_work(&self) -> bool {
         self.reactor.borrow_mut().as_mut().is_some_and(Reactor::has_work)
     }
 
-    /// Takes the mail, submits, sleeps if there is nothing to do, and wakes whoever is due.
-    pub(super) fn turn(&self, mail: &mut Vec<Message>, outcome: &mut Outcome) -> Result<(), RingError> {
-        self.read_mail(mail);
-        let wait = self.how_long();
-        let turned = match self.reactor.borrow_mut().as_mut() {
-            Some(reactor) => reactor.turn(wait, outcome),
-            None => Ok(()),
+    /// Takes the mail, submits, sleeps as told if there is nothing to do, and wakes whoever is due. After it, whoever goes on with the
+    /// executor's own work calls `awake`, and whoever leaves it `leave`.
+    #[inline]
+    pub(super) fn turn(self: &Rc<Self>, limit: Wait) -> Result<(), RingError> {
+        let wait = if self.inbox.has_mail() && self.read_mail() { Wait::No } else { self.how_long(limit) };
+        let (turned, has_outcome) = match self.reactor.borrow_mut().as_mut() {
+            Some(reactor) => (reactor.turn(wait), reactor.has_outcome()),
+            None => (Ok(()), false),
         };
-        if wait != Wait::No {
-            self.inbox.awake();
+        if has_outcome || self.inbox.has_mail() || !self.timers.borrow().is_empty() {
+            self.settle();
         }
+        turned
+    }
+
+    /// Wakes and drops what the turn has brought, in the ring, by time and by mail.
+    fn settle(self: &Rc<Self>) {
+        let _entered = context::enter(self);
+        let mut outcome = self.with_reactor(|reactor| reactor.map(Reactor::take_outcome)).unwrap_or_default();
         self.timers.borrow_mut().take_due(&mut outcome.wakers);
         for waker in outcome.wakers.drain(..) {
             self.caught(move || waker.wake());
@@ -283,21 +294,61 @@ impl Core {
         for held in outcome.freed.drain(..) {
             self.drop_caught(held);
         }
-        self.read_mail(mail);
-        turned
+        self.with_reactor(|reactor| reactor.map(|reactor| reactor.give_back(outcome)));
+        if self.inbox.has_mail() {
+            self.read_mail();
+        }
     }
 
-    fn how_long(&self) -> Wait {
-        let until_timer = self.timers.borrow().wait();
-        if self.is_busy() || until_timer == Some(Duration::ZERO) || !self.inbox.may_sleep() {
+    #[inline]
+    fn how_long(&self, limit: Wait) -> Wait {
+        if limit == Wait::No {
+            return Wait::No;
+        }
+        let wait = self.until_next();
+        if wait == Wait::No || !self.inbox.may_sleep() {
             return Wait::No;
         }
         self.counters.sleeps.add(1);
-        until_timer.map_or(Wait::Forever, |left| Wait::AtMost(left.min(LONGEST_WAIT)))
+        match (wait, limit) {
+            (Wait::AtMost(left), Wait::AtMost(limit)) => Wait::AtMost(left.min(limit)),
+            (Wait::Forever, limit) => limit,
+            (left, _) => left,
+        }
     }
 
-    fn read_mail(&self, mail: &mut Vec<Message>) {
-        self.inbox.take(mail);
+    /// How long nothing is to be done, unless something comes.
+    #[inline]
+    pub(super) fn until_next(&self) -> Wait {
+        if self.is_busy() {
+            return Wait::No;
+        }
+        match self.timers.borrow().wait() {
+            None => Wait::Forever,
+            Some(Duration::ZERO) => Wait::No,
+            Some(left) => Wait::AtMost(left.min(LONGEST_WAIT)),
+        }
+    }
+
+    /// The owner goes on with the executor's work: until the next turn a wake need not raise the signal.
+    #[inline]
+    pub(super) fn awake(&self) {
+        self.inbox.awake();
+    }
+
+    /// The owner goes to sleep elsewhere, or to its own work: from now on a wake raises the ring's signal.
+    #[inline]
+    pub(super) fn leave(self: &Rc<Self>) {
+        while !self.inbox.may_sleep() {
+            self.read_mail();
+        }
+    }
+
+    /// False: there was none.
+    fn read_mail(self: &Rc<Self>) -> bool {
+        let _entered = context::enter(self);
+        let mut mail = self.mail.take();
+        let had_mail = self.inbox.take(&mut mail);
         for message in mail.drain(..) {
             match message {
                 Message::Wake(key) => {
@@ -309,6 +360,8 @@ impl Core {
                 }
             }
         }
+        self.mail.set(mail);
+        had_mail
     }
 
     /// The end: drops every task, waits for operations under way, gives the signal and the ring back. Later calls do nothing.
@@ -340,8 +393,8 @@ impl Core {
         }
         let reactor = self.reactor.borrow_mut().take();
         if let Some(reactor) = reactor {
-            let mut outcome = Outcome::default();
-            closed.leaked_operations = reactor.drain(deadline, &mut outcome);
+            let (leaked_operations, outcome) = reactor.drain(deadline);
+            closed.leaked_operations = leaked_operations;
             for waker in outcome.wakers.into_iter().chain(outcome.dropped) {
                 self.drop_caught(waker);
             }

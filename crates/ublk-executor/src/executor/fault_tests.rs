@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs::OpenOptions;
 use std::future::Future;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -74,6 +75,26 @@ impl Port for FaultyRing {
 
     fn has_work(&mut self) -> bool {
         self.ring.has_work()
+    }
+
+    fn is_quiet(&mut self) -> bool {
+        self.ring.is_quiet()
+    }
+
+    fn register_files(&mut self, files: &[BorrowedFd<'_>]) -> Result<(), RingError> {
+        self.ring.register_files(files)
+    }
+
+    fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError> {
+        self.ring.register_buffer_table(count)
+    }
+
+    fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError> {
+        self.ring.register_eventfd(fd)
+    }
+
+    fn leave_registered(&mut self) {
+        self.ring.leave_registered();
     }
 
     fn counts(&self) -> (u64, u64) {

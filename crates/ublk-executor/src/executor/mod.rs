@@ -29,8 +29,8 @@ use std::time::Duration;
 use slotmap::Key;
 
 use crate::clock;
-use crate::reactor::{Outcome, Port, Reactor};
-use crate::ring::{Ring, RingError, RingOptions};
+use crate::reactor::{Port, Reactor};
+use crate::ring::{Ring, RingError, RingOptions, Wait};
 use crate::wake::EventFd;
 use task::{TaskInbox, TaskKey, WakeCell};
 
@@ -94,6 +94,7 @@ impl Default for TaskOptions {
 #[derive(Debug, Clone)]
 pub struct Builder {
     ring_entries: u32,
+    completions: Option<u32>,
     shares: Shares,
     slice: Duration,
     stall_limit: Duration,
@@ -101,9 +102,15 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Submissions that the ring holds before it enters by itself; default 256. Completions: four times as many.
+    /// Submissions that the ring holds before it enters by itself; default 256.
     pub fn ring_entries(mut self, entries: u32) -> Builder {
         self.ring_entries = entries;
+        self
+    }
+
+    /// Completions that the ring holds, at best as many as operations can be under way; default four times the submissions.
+    pub fn completions(mut self, entries: u32) -> Builder {
+        self.completions = Some(entries);
         self
     }
 
@@ -142,7 +149,8 @@ impl Builder {
     }
 
     fn ring(&self) -> Result<Ring, RingError> {
-        let options = RingOptions { submissions: self.ring_entries, completions: self.ring_entries.saturating_mul(4) };
+        let completions = self.completions.unwrap_or(self.ring_entries.saturating_mul(4));
+        let options = RingOptions { submissions: self.ring_entries, completions };
         let mut pauses = MEMORY_PAUSES_MS.iter();
         loop {
             match Ring::new(options) {
@@ -180,7 +188,7 @@ impl Builder {
 /// # Ok::<(), ublk_executor::ExecutorError>(())
 /// ```
 pub struct LocalExecutor {
-    core: Rc<core::Core>,
+    pub(crate) core: Rc<core::Core>,
     close_limit: Duration,
 }
 
@@ -203,6 +211,7 @@ impl LocalExecutor {
     pub fn builder() -> Builder {
         Builder {
             ring_entries: 256,
+            completions: None,
             shares: Shares::default(),
             slice: Duration::from_micros(200),
             stall_limit: Duration::from_millis(10),
@@ -224,7 +233,6 @@ impl LocalExecutor {
         let cell = Arc::new(WakeCell::new(&self.core.inbox, TaskKey::null(), true));
         let waker = Waker::from(Arc::clone(&cell));
         self.core.make_ready(TaskKey::null());
-        let (mut mail, mut outcome) = (Vec::new(), Outcome::default());
         loop {
             if self.core.run_slice() {
                 cell.begin_poll();
@@ -237,8 +245,43 @@ impl LocalExecutor {
                 }
                 self.core.charge_main(clock::ticks().saturating_sub(begin));
             }
-            self.core.turn(&mut mail, &mut outcome)?;
+            let turned = self.core.turn(Wait::Forever);
+            self.core.awake();
+            turned?;
         }
+    }
+
+    /// One round for an executor that a loop of the caller's own drives, instead of [`LocalExecutor::block_on`]: runs what is runnable for a
+    /// slice at most, submits, waits as told unless there is more to run, and runs what that has made runnable. May return early.
+    ///
+    /// Whoever sleeps elsewhere between rounds does so for [`LocalExecutor::until_next`] at most, and watches
+    /// [`External::register_eventfd`](crate::external::External::register_eventfd).
+    ///
+    /// # Errors
+    /// As [`LocalExecutor::block_on`].
+    ///
+    /// # Panics
+    /// Within a `block_on` of the same executor.
+    pub fn turn(&self, wait: Wait) -> Result<(), ExecutorError> {
+        let _running = self.core.begin_run();
+        self.run_ready();
+        let turned = self.core.turn(wait);
+        self.run_ready();
+        self.core.leave();
+        Ok(turned?)
+    }
+
+    #[inline]
+    fn run_ready(&self) {
+        if self.core.is_busy() {
+            let _entered = context::enter(&self.core);
+            self.core.run_slice();
+        }
+    }
+
+    /// How long there is nothing to do unless something comes; `No` when there is.
+    pub fn until_next(&self) -> Wait {
+        if self.core.ring_has_work() { Wait::No } else { self.core.until_next() }
     }
 
     /// Adds a task; it runs within `block_on`.

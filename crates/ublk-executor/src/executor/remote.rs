@@ -45,6 +45,12 @@ impl RemoteHandle {
         drop(self.inbox.push(Message::Run(Box::new(run))));
         RemoteJoin { shared }
     }
+
+    /// Ends the executor's sleep, or keeps it from the next one: for owners that look at something of their own after each
+    /// [`LocalExecutor::turn`](super::LocalExecutor::turn). After the executor's end nothing happens.
+    pub fn wake(&self) {
+        self.inbox.knock();
+    }
 }
 
 impl fmt::Debug for RemoteHandle {

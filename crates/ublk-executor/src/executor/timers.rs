@@ -30,6 +30,11 @@ impl Timers {
         key
     }
 
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Time until the first timer; zero when it is due.
     pub(super) fn wait(&self) -> Option<Duration> {
         let (at, _) = self.waiting.first_key_value()?.0;

@@ -1,0 +1,237 @@
+//! Operations of a client that keeps its own books: a driver's queue with hundreds of commands, for which a future and a box each would
+//! cost too much.
+//!
+//! The client pushes entries into the executor's ring and takes their completions in batches. The executor sleeps in that ring, wakes the
+//! client's task when there is a batch, and does nothing else: what an operation points to, and how it ends, is the client's. So unlike
+//! with operations of tasks, the executor's end does not wait for them: they end with the ring, or with the driver.
+//!
+//! `user_data`: 32 bits of the client's in the upper half; below them the client's number, where no other operation has one.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::mem;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use io_uring::squeue;
+
+use crate::LocalExecutor;
+use crate::executor::Core;
+use crate::reactor::Reactor;
+use crate::ring::{Completion, RingError};
+
+/// Lower half of the first client's numbers; [`u32::MAX`] is not one of them.
+const FIRST_CLIENT: u32 = u32::MAX - MOST_CLIENTS as u32;
+
+/// Clients of one executor at a time.
+const MOST_CLIENTS: usize = 255;
+
+/// The client that a completion is for; none if it is for an operation of a task.
+#[inline]
+pub(crate) fn client_of(user_data: u64) -> Option<usize> {
+    let low = user_data as u32;
+    (low >= FIRST_CLIENT && low != u32::MAX).then(|| (low - FIRST_CLIENT) as usize)
+}
+
+/// The reactor's part: the batches of all clients.
+#[derive(Debug, Default)]
+pub(crate) struct Externals {
+    clients: Vec<Client>,
+}
+
+#[derive(Debug, Default)]
+struct Client {
+    is_there: bool,
+    in_flight: usize,
+    batch: Vec<Completion>,
+    waker: Option<Waker>,
+}
+
+impl Externals {
+    fn add(&mut self, batch: usize) -> Option<usize> {
+        // A place whose operations have not ended is not given to the next one, who would get their completions.
+        let free = self.clients.iter().position(|client| !client.is_there && client.in_flight == 0);
+        let index = free.unwrap_or(self.clients.len());
+        if index == MOST_CLIENTS {
+            return None;
+        }
+        let client = Client { is_there: true, batch: Vec::with_capacity(batch), ..Client::default() };
+        match self.clients.get_mut(index) {
+            Some(place) => *place = client,
+            None => self.clients.push(client),
+        }
+        Some(index)
+    }
+
+    #[inline]
+    pub(crate) fn complete(&mut self, index: usize, completion: Completion, wakers: &mut Vec<Waker>) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        client.in_flight -= usize::from(!completion.more);
+        if client.is_there {
+            client.batch.push(completion);
+            wakers.extend(client.waker.take());
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.clients.iter().map(|client| client.in_flight).sum()
+    }
+}
+
+fn has_ended() -> RingError {
+    RingError::Kernel { call: "io_uring_enter", source: std::io::Error::from_raw_os_error(libc::ESHUTDOWN) }
+}
+
+impl Completion {
+    /// The `data` that was given to [`External::push`].
+    #[inline]
+    pub fn data(&self) -> u32 {
+        (self.user_data >> 32) as u32
+    }
+}
+
+/// One client of an executor's ring. Not `Send`.
+///
+/// Dropping it leaves its operations to the kernel; their completions are thrown away.
+pub struct External {
+    core: Rc<Core>,
+    index: usize,
+}
+
+assert_not_impl!(External, Send);
+assert_not_impl!(External, Clone);
+
+impl External {
+    /// A client of `executor`, for batches of about `batch` completions: more of them allocate.
+    ///
+    /// # Errors
+    /// ENOSPC, as [`RingError::Kernel`]: 255 clients are there already.
+    pub fn new(executor: &LocalExecutor, batch: usize) -> Result<External, RingError> {
+        let core = Rc::clone(&executor.core);
+        let added = core.with_reactor(|reactor| reactor.map(|reactor| reactor.externals.add(batch)));
+        let full = || std::io::Error::from_raw_os_error(libc::ENOSPC);
+        match added {
+            Some(Some(index)) => Ok(External { core, index }),
+            Some(None) => Err(RingError::Kernel { call: "a client of the ring", source: full() }),
+            None => Err(has_ended()),
+        }
+    }
+
+    /// Queues an operation for the executor's next turn. Its completion comes with `data`.
+    ///
+    /// # Safety
+    /// What the entry points to (buffers, paths) stays valid, and unaliased by Rust references, until its last completion was taken, or the
+    /// driver that works on it is known to be done with it. The executor's end does not wait for it.
+    ///
+    /// # Errors
+    /// The kernel's answer when a full queue could not be submitted; ESHUTDOWN when the executor has ended.
+    #[inline]
+    pub unsafe fn push(&self, entry: squeue::Entry, data: u32) -> Result<(), RingError> {
+        let entry = entry.user_data(u64::from(data) << 32 | u64::from(FIRST_CLIENT + self.index as u32));
+        self.with_reactor(|reactor| {
+            // SAFETY: the caller's promise.
+            unsafe { reactor.port.push(&entry) }?;
+            if let Some(client) = reactor.externals.clients.get_mut(self.index) {
+                client.in_flight += 1;
+            }
+            Ok(())
+        })
+    }
+
+    /// Exchanges `batch`, which is emptied, for the completions so far. False: there are none.
+    #[inline]
+    pub fn take(&self, batch: &mut Vec<Completion>) -> bool {
+        batch.clear();
+        self.core.with_reactor(|reactor| {
+            if let Some(client) = reactor.and_then(|reactor| reactor.externals.clients.get_mut(self.index)) {
+                mem::swap(&mut client.batch, batch);
+            }
+        });
+        !batch.is_empty()
+    }
+
+    /// [`External::take`] that waits for one completion at least. Cancel-safe: what was not taken stays.
+    pub async fn next(&self, batch: &mut Vec<Completion>) {
+        poll_fn(|context| self.poll_next(batch, context)).await;
+    }
+
+    #[inline]
+    fn poll_next(&self, batch: &mut Vec<Completion>, context: &Context<'_>) -> Poll<()> {
+        if self.take(batch) {
+            return Poll::Ready(());
+        }
+        let old = self.core.with_reactor(|reactor| {
+            let client = reactor.and_then(|reactor| reactor.externals.clients.get_mut(self.index))?;
+            match &client.waker {
+                Some(known) if known.will_wake(context.waker()) => None,
+                _ => client.waker.replace(context.waker().clone()),
+            }
+        });
+        drop(old); // outside of the loan: a waker of somebody else's may do anything when it goes
+        Poll::Pending
+    }
+
+    /// Makes the ring's table of files, which operations name by their index (`types::Fixed`). One table for an executor.
+    ///
+    /// # Errors
+    /// The kernel's answer: EBUSY when there is one, EMFILE.
+    pub fn register_files(&self, files: &[BorrowedFd<'_>]) -> Result<(), RingError> {
+        self.with_reactor(|reactor| reactor.port.register_files(files))
+    }
+
+    /// Makes an empty table of `count` fixed buffers, which drivers fill. One table for an executor.
+    ///
+    /// # Errors
+    /// The kernel's answer: EBUSY when there is one.
+    pub fn register_buffer_table(&self, count: u32) -> Result<(), RingError> {
+        self.with_reactor(|reactor| reactor.port.register_buffer_table(count))
+    }
+
+    /// Signals `fd`, an eventfd, whenever a completion waits in the ring, or somebody wakes the executor: for owners that sleep in another
+    /// event loop. A turn that leaves work behind raises no new signal.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn register_eventfd(&self, fd: BorrowedFd<'_>) -> Result<(), RingError> {
+        self.with_reactor(|reactor| reactor.port.register_eventfd(fd))
+    }
+
+    /// True when nothing waits in the ring to be submitted or reaped, nothing is in the batch, and nothing can complete before the next
+    /// turn. Always false on kernels without DEFER_TASKRUN (before 6.1).
+    pub fn is_quiet(&self) -> bool {
+        self.core.with_reactor(|reactor| {
+            reactor.is_some_and(|reactor| {
+                reactor.port.is_quiet()
+                    && reactor.externals.clients.get(self.index).is_some_and(|client| client.batch.is_empty())
+            })
+        })
+    }
+
+    /// `io_uring_enter` calls and completions of the whole executor so far.
+    #[inline]
+    pub fn counts(&self) -> (u64, u64) {
+        self.core.with_reactor(|reactor| reactor.map_or((0, 0), |reactor| reactor.counts()))
+    }
+
+    fn with_reactor<R>(&self, act: impl FnOnce(&mut Reactor) -> Result<R, RingError>) -> Result<R, RingError> {
+        self.core.with_reactor(|reactor| reactor.map_or_else(|| Err(has_ended()), act))
+    }
+}
+
+impl Drop for External {
+    fn drop(&mut self) {
+        let waker = self.core.with_reactor(|reactor| {
+            let client = reactor?.externals.clients.get_mut(self.index)?;
+            client.is_there = false;
+            client.waker.take()
+        });
+        drop(waker);
+    }
+}
+
+impl fmt::Debug for External {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("External").field("number", &self.index).finish()
+    }
+}

@@ -1,0 +1,208 @@
+//! Clients of an executor's ring: each gets its own completions, in batches, and the executor sleeps for all.
+
+#![allow(unsafe_code)] // operations that point to no memory
+
+use std::cell::Cell;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use io_uring::{opcode, squeue, types};
+use ublk_executor::executor::sleep;
+use ublk_executor::external::External;
+use ublk_executor::{LocalExecutor, RingError, Wait, Waker};
+
+fn nop() -> squeue::Entry {
+    opcode::Nop::new().build()
+}
+
+/// Ends after `timespec`, which must outlive it.
+fn timeout(timespec: &'static types::Timespec) -> squeue::Entry {
+    opcode::Timeout::new(timespec).build()
+}
+
+static LONG: types::Timespec = types::Timespec::new().sec(60);
+static SHORT: types::Timespec = types::Timespec::new().nsec(20_000_000);
+
+fn push(client: &External, entry: squeue::Entry, data: u32) {
+    // SAFETY: NOP points to nothing, and a timeout to what is static.
+    unsafe { client.push(entry, data) }.unwrap();
+}
+
+fn data_of(client: &External) -> Vec<u32> {
+    let mut batch = Vec::new();
+    client.take(&mut batch);
+    let mut data: Vec<u32> = batch.iter().map(|completion| completion.data()).collect();
+    data.sort_unstable();
+    data
+}
+
+#[test]
+fn each_client_gets_its_own_completions() {
+    let executor = LocalExecutor::new().unwrap();
+    let (one, two) = (External::new(&executor, 16).unwrap(), External::new(&executor, 16).unwrap());
+    for data in [0, 1, u32::MAX] {
+        push(&one, nop(), data);
+        push(&two, nop(), data ^ 0x100);
+    }
+    executor.turn(Wait::Forever).unwrap();
+    assert_eq!(data_of(&one), [0, 1, u32::MAX]);
+    assert_eq!(data_of(&two), [0x100, 0x101, u32::MAX ^ 0x100]);
+    assert!(data_of(&one).is_empty());
+}
+
+#[test]
+fn a_task_sleeps_until_its_batch_is_there() {
+    let executor = LocalExecutor::new().unwrap();
+    let client = External::new(&executor, 16).unwrap();
+    let mut batch = Vec::with_capacity(16);
+    let enters = executor.stats().enters;
+    executor
+        .block_on(async {
+            for round in 0..10 {
+                push(&client, timeout(&SHORT), round);
+                client.next(&mut batch).await;
+                assert_eq!(batch.iter().map(|completion| completion.data()).collect::<Vec<_>>(), [round]);
+            }
+        })
+        .unwrap();
+    let enters = executor.stats().enters - enters;
+    assert!(enters <= 20, "{enters} enters for ten batches");
+}
+
+#[test]
+fn other_tasks_run_beside_a_client() {
+    let executor = LocalExecutor::new().unwrap();
+    let client = Rc::new(External::new(&executor, 16).unwrap());
+    let (batches, ticks) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let (served, counted) = (Rc::clone(&client), Rc::clone(&batches));
+    let serving = async move {
+        let mut batch = Vec::new();
+        loop {
+            served.next(&mut batch).await;
+            counted.set(counted.get() + batch.len());
+            push(&served, nop(), 0);
+        }
+    };
+    let counted = Rc::clone(&ticks);
+    let ticking = async move {
+        for _ in 0..5 {
+            sleep(Duration::from_millis(2)).await;
+            counted.set(counted.get() + 1);
+        }
+    };
+    executor.spawn_local(serving).unwrap().detach();
+    let ticking = executor.spawn_local(ticking).unwrap();
+    push(&client, nop(), 0);
+    executor.block_on(ticking).unwrap().unwrap();
+    assert_eq!(ticks.get(), 5);
+    assert!(batches.get() > 50, "{} completions", batches.get());
+}
+
+#[test]
+fn a_place_is_given_on_when_its_operations_have_ended() {
+    let executor = LocalExecutor::new().unwrap();
+    let first = External::new(&executor, 16).unwrap();
+    push(&first, timeout(&SHORT), 7);
+    executor.turn(Wait::No).unwrap();
+    drop(first);
+    let second = External::new(&executor, 16).unwrap();
+    push(&second, nop(), 1);
+    let deadline = Instant::now() + Duration::from_millis(60);
+    let mut seen = Vec::new();
+    while Instant::now() < deadline {
+        executor.turn(Wait::AtMost(Duration::from_millis(10))).unwrap();
+        seen.extend(data_of(&second));
+    }
+    assert_eq!(seen, [1], "what belongs to a client that is gone reached another one");
+    let others: Vec<External> = (0..254).map(|_| External::new(&executor, 1).unwrap()).collect();
+    let refused = External::new(&executor, 1).unwrap_err();
+    assert_eq!(refused.errno(), Some(libc::ENOSPC), "{refused}");
+    drop(others);
+    External::new(&executor, 1).unwrap();
+}
+
+#[test]
+fn the_end_does_not_wait_for_clients_operations() {
+    let executor = LocalExecutor::new().unwrap();
+    let client = External::new(&executor, 16).unwrap();
+    push(&client, timeout(&LONG), 1);
+    executor.turn(Wait::No).unwrap();
+    let begin = Instant::now();
+    assert_eq!(executor.close().leaked_operations, 0);
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    // SAFETY: NOP points to nothing.
+    let refused: RingError = unsafe { client.push(nop(), 0) }.unwrap_err();
+    assert_eq!(refused.errno(), Some(libc::ESHUTDOWN));
+    assert!(data_of(&client).is_empty());
+}
+
+#[test]
+fn a_turn_ends_when_somebody_wakes_it_and_the_wake_is_kept_for_the_next_one() {
+    let executor = LocalExecutor::new().unwrap();
+    let remote = executor.remote();
+    let begin = Instant::now();
+    let waking = std::thread::spawn({
+        let remote = remote.clone();
+        move || {
+            std::thread::sleep(Duration::from_millis(30));
+            remote.wake();
+        }
+    });
+    executor.turn(Wait::AtMost(Duration::from_secs(20))).unwrap();
+    waking.join().unwrap();
+    // Between turns: the owner is at its own work.
+    for _ in 0..100 {
+        remote.wake();
+        executor.turn(Wait::AtMost(Duration::from_secs(20))).unwrap();
+    }
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
+fn is_readable(waker: &Waker, limit: Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+    poll(&mut [PollFd::new(waker, PollFlags::IN)], Some(&limit)).unwrap() == 1
+}
+
+#[test]
+fn an_outer_event_loop_hears_of_completions_and_wakes() {
+    let executor = LocalExecutor::new().unwrap();
+    let client = External::new(&executor, 16).unwrap();
+    let signal = Waker::new().unwrap();
+    client.register_eventfd(signal.as_fd()).unwrap();
+    push(&client, timeout(&SHORT), 3);
+    executor.turn(Wait::No).unwrap();
+    assert!(is_readable(&signal, Duration::from_secs(10)), "no signal of a completion");
+    executor.turn(Wait::No).unwrap();
+    signal.clear(); // the completions of a turn of one's own signal too
+    assert_eq!(data_of(&client), [3]);
+    assert_eq!(executor.until_next(), Wait::Forever);
+    assert!(!is_readable(&signal, Duration::ZERO));
+
+    let ran = Arc::new(AtomicBool::new(false));
+    let (remote, runs) = (executor.remote(), Arc::clone(&ran));
+    std::thread::spawn(move || drop(remote.spawn(|| async move { runs.store(true, Ordering::Relaxed) })))
+        .join()
+        .unwrap();
+    assert!(is_readable(&signal, Duration::from_secs(10)), "no signal of a message");
+    executor.turn(Wait::No).unwrap();
+    assert!(ran.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_timer_bounds_what_an_outer_loop_may_sleep() {
+    let executor = LocalExecutor::new().unwrap();
+    let slept = executor.spawn_local(sleep(Duration::from_millis(50))).unwrap();
+    executor.turn(Wait::No).unwrap();
+    let Wait::AtMost(left) = executor.until_next() else { panic!("{:?}", executor.until_next()) };
+    assert!(left <= Duration::from_millis(50));
+    let begin = Instant::now();
+    while executor.stats().tasks > 0 {
+        executor.turn(Wait::Forever).unwrap();
+    }
+    assert!(begin.elapsed() >= Duration::from_millis(49) - (Duration::from_millis(50) - left));
+    executor.block_on(slept).unwrap().unwrap();
+}
