@@ -218,7 +218,7 @@ impl Bridge {
     fn take_events(&mut self) -> Result<u32, End> {
         let not_taken = self.request_head.wrapping_sub(self.memory().load(layout::REQUEST_TAIL));
         let room = (self.memory().capacity() as u32).saturating_sub(not_taken);
-        let (mut published, mut was_woken) = (0, false);
+        let mut published = 0;
         while let Some(event) = self.queue.next_event() {
             match event {
                 Event::Request(tag) if self.is_failing => self.answer(tag, -libc::EIO, self.memory().last_slot())?,
@@ -233,11 +233,10 @@ impl Bridge {
                     let source = std::io::Error::from_raw_os_error(-errno);
                     return Err(self.broken(&format!("the driver refused a command for tag {tag}: {source}")));
                 }
-                Event::Woken => was_woken = true,
                 Event::Aborted(_) | Event::NeedData(_) | Event::Backing { .. } => {}
             }
         }
-        if was_woken {
+        if self.shared.may_rest.load(Ordering::Relaxed) {
             self.rest();
         }
         if published > 0 {

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ublk::queue::QueueStats;
-use ublk::{CharDevice, Control, Waker};
+use ublk::{CharDevice, Control, RemoteHandle};
 
 use crate::error::NativeError;
 use crate::events::NativeEvent;
@@ -47,7 +47,7 @@ pub(crate) struct SharedQueue {
     pub(crate) session: Weak<Session>,
     order: AtomicU8,
     has_failed: AtomicBool,
-    waker: OnceLock<Waker>,
+    waker: OnceLock<RemoteHandle>,
     stats: OnceLock<Arc<QueueStats>>,
 }
 
@@ -181,7 +181,7 @@ impl Session {
     }
 
     /// The queue's ring serves: its owner can be woken, its numbers read, its deadlines watched.
-    pub(crate) fn queue_serves(&self, id: u16, waker: Waker, stats: Arc<QueueStats>) {
+    pub(crate) fn queue_serves(&self, id: u16, waker: RemoteHandle, stats: Arc<QueueStats>) {
         let queue = &self.queues[usize::from(id)];
         let _ = queue.waker.set(waker);
         let _ = queue.stats.set(stats);

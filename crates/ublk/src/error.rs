@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ublk_executor::RingError;
+use ublk_executor::{ExecutorError, RingError};
 use ublk_uapi::CtrlOp;
 
 use crate::DeviceId;
@@ -254,6 +254,13 @@ impl Error {
                 Error::NoMemory { what: format!("an io_uring of {entries} entries"), id }
             }
             RingError::Kernel { call, source } => Error::Kernel { id, call, source },
+        }
+    }
+
+    pub(crate) fn from_executor(error: ExecutorError, id: Option<DeviceId>) -> Error {
+        match error {
+            ExecutorError::Ring(error) => Error::from_ring(error, id),
+            ExecutorError::Signal(source) => Error::Kernel { id, call: "eventfd2", source },
         }
     }
 

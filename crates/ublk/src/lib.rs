@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Knows nothing of Node. Unsafe code lives in `queue::descriptors` (the kernel's shared array) and in the three places that hand
-//! addresses to the kernel (`control::thread`, `queue::commands`, `queue::backing`).
+//! addresses to the kernel (`control::thread`, `queue::submit`).
 
 #![deny(unsafe_code, missing_docs)]
 
@@ -26,6 +26,7 @@ pub use error::Error;
 pub use queue::{Event, Queue, Request};
 pub use serve::{QueueFailure, Served, spawn_target};
 pub use target::Target;
+pub use ublk_executor::executor::RemoteHandle;
 pub use ublk_executor::{Wait, Waker};
 pub use ublk_uapi as uapi;
 

@@ -1,7 +1,7 @@
 //! One hardware queue: fetch a request, hand it out, commit its result.
 //!
 //! Thread: the one that opened it, for its whole life. The driver takes a COMMIT for a tag only from the task that fetched it, and the
-//! ring refuses other threads, so nothing here is `Send`.
+//! ring refuses other threads, so nothing here is `Send`. The ring is that of the thread's executor, in which other tasks may run too.
 //! Invariant: each of the `depth` tags has exactly one owner: nobody (not fetched, or aborted), the driver, or the server.
 //! Nothing in `turn`, `next_event`, `fetch`, `commit` allocates, locks or logs.
 
@@ -13,9 +13,12 @@ mod stats;
 mod submit;
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use ublk_executor::{Completion, Ring, RingOptions, Wait, Waker, clock};
+use ublk_executor::executor::RemoteHandle;
+use ublk_executor::external::External;
+use ublk_executor::{Completion, LocalExecutor, Wait, clock};
 use ublk_uapi::{RES_ABORT, RES_NEED_GET_DATA, RES_OK};
 
 use crate::device::CharDevice;
@@ -23,8 +26,8 @@ use crate::{BufferMode, Error};
 use descriptors::Descriptors;
 pub use request::{Op, Request};
 pub use stats::{OpStats, QueueStats, Stats};
+use submit::Label;
 pub use submit::{BackingIo, BufferAddress};
-use submit::{Kind, UserData};
 
 /// Submission entries beyond which a larger ring gains nothing: a full one submits itself.
 const MAX_SUBMISSIONS: u32 = 4096;
@@ -38,8 +41,6 @@ pub enum Event {
     NeedData(u16),
     /// The tag ended: the device was stopped.
     Aborted(u16),
-    /// Somebody called `wake`.
-    Woken,
     /// A backing operation of this tag ended.
     Backing {
         /// Tag that it belongs to.
@@ -69,9 +70,10 @@ struct TagState {
     started_ticks: u64,
 }
 
-/// One hardware queue and its ring.
+/// One hardware queue: a client of its thread's executor.
 pub struct Queue {
-    ring: Ring,
+    external: External,
+    executor: Rc<LocalExecutor>,
     descriptors: Descriptors,
     device: Arc<CharDevice>,
     id: u16,
@@ -83,34 +85,35 @@ pub struct Queue {
     next_in_batch: usize,
     batch_ticks: u64,
     commit_ticks: u64,
-    waker: Waker,
     stats: Arc<QueueStats>,
 }
 
 impl Queue {
-    /// Opens the ring on the calling thread, maps the queue's descriptors and registers `/dev/ublkcN` (file 0) and
-    /// `files` (from 1 on). With auto-zero-copy there is one fixed buffer per tag, of the tag's number.
+    /// Makes an executor on the calling thread, with a ring that has room for a queue. Opens the queue on it: maps its descriptors and
+    /// registers `/dev/ublkcN` (file 0) and `files` (from 1 on). With auto-zero-copy there is one fixed buffer per tag, of the tag's number.
     ///
     /// # Errors
     /// [`Error::IoUringDisabled`], [`Error::NoMemory`], [`Error::Kernel`].
     pub fn open(device: &Arc<CharDevice>, id: u16, files: &[BorrowedFd<'_>]) -> Result<Queue, Error> {
         let depth = device.depth();
         let in_ring = |error| Error::from_ring(error, Some(device.id()));
-        let mut ring = Ring::new(RingOptions {
-            submissions: u32::from(depth).next_power_of_two().clamp(16, MAX_SUBMISSIONS),
-            completions: 2 * u32::from(depth) + 16,
-        })
-        .map_err(in_ring)?;
+        let executor = LocalExecutor::builder()
+            .ring_entries(u32::from(depth).next_power_of_two().clamp(16, MAX_SUBMISSIONS))
+            .completions(2 * u32::from(depth) + 16)
+            .build()
+            .map_err(|error| Error::from_executor(error, Some(device.id())))?;
+        let batch = 2 * usize::from(depth) + 16;
+        let external = External::new(&executor, batch).map_err(in_ring)?;
         let registered: Vec<_> = std::iter::once(device.as_fd()).chain(files.iter().copied()).collect();
-        ring.register_files(&registered).map_err(in_ring)?;
+        external.register_files(&registered).map_err(in_ring)?;
         if device.buffers() == BufferMode::AutoZeroCopy {
-            ring.register_buffer_table(u32::from(depth)).map_err(in_ring)?;
+            external.register_buffer_table(u32::from(depth)).map_err(in_ring)?;
         }
-        let waker = Waker::new().map_err(|source| Error::Kernel { id: Some(device.id()), call: "eventfd2", source })?;
         let idle =
             TagState { owner: Owner::Nobody, fetching_data: false, request: Request::default(), started_ticks: 0 };
-        let mut queue = Queue {
-            ring,
+        Ok(Queue {
+            external,
+            executor: Rc::new(executor),
             descriptors: Descriptors::map(device, id)?,
             device: Arc::clone(device),
             id,
@@ -118,20 +121,22 @@ impl Queue {
             with_driver: 0,
             with_server: 0,
             backing: 0,
-            batch: Vec::with_capacity(2 * usize::from(depth) + 16),
+            batch: Vec::with_capacity(batch),
             next_in_batch: 0,
             batch_ticks: clock::ticks(),
             commit_ticks: 0,
-            waker,
             stats: Arc::default(),
-        };
-        queue.arm_wake()?;
-        Ok(queue)
+        })
     }
 
-    /// Handle that brings an [`Event::Woken`] from any thread.
-    pub fn waker(&self) -> Waker {
-        self.waker.clone()
+    /// Handle that ends a turn from any thread.
+    pub fn waker(&self) -> RemoteHandle {
+        self.executor.remote()
+    }
+
+    /// The executor of the queue's thread: for other tasks beside it.
+    pub fn executor(&self) -> &Rc<LocalExecutor> {
+        &self.executor
     }
 
     /// Counters and latencies; readable from any thread.
@@ -217,23 +222,41 @@ impl Queue {
         self.push_need_data(tag, place)
     }
 
-    /// One `io_uring_enter`: submits all that was queued, waits as told, and makes the batch for `next_event`.
+    /// One round of the executor: submits all that was queued, waits as told, and makes the batch for `next_event`. For owners that are no
+    /// task of it.
     ///
     /// # Errors
     /// [`Error::Kernel`] when the ring is broken.
     #[inline]
     pub fn turn(&mut self, wait: Wait) -> Result<(), Error> {
+        self.end_batch();
+        self.executor.turn(wait).map_err(|error| Error::from_executor(error, Some(self.device.id())))?;
+        self.external.take(&mut self.batch);
+        self.begin_batch();
+        Ok(())
+    }
+
+    /// Waits for a batch for `next_event`, within a task. Cancel-safe.
+    #[inline]
+    pub async fn next_batch(&mut self) {
+        self.end_batch();
+        self.external.next(&mut self.batch).await;
+        self.begin_batch();
+    }
+
+    #[inline]
+    fn end_batch(&mut self) {
         debug_assert_eq!(self.next_in_batch, self.batch.len(), "the last batch was not drained");
         self.commit_ticks = 0;
         self.stats.publish_in_flight(self.with_server);
-        self.ring.turn(wait).map_err(|error| Error::from_ring(error, Some(self.device.id())))?;
-        self.batch.clear();
+    }
+
+    #[inline]
+    fn begin_batch(&mut self) {
         self.next_in_batch = 0;
-        self.ring.reap(&mut self.batch);
         self.batch_ticks = clock::ticks();
-        let (enters, completions) = self.ring.counts();
+        let (enters, completions) = self.external.counts();
         self.stats.publish_counts(enters, completions);
-        Ok(())
     }
 
     /// Next thing that the last turn brought; None when all was taken.
@@ -245,32 +268,24 @@ impl Queue {
             return None;
         };
         self.next_in_batch += 1;
-        let data = UserData(completion.user_data);
-        Some(match data.kind() {
-            Kind::Command => self.command_completed(data.tag(), completion.result),
-            Kind::Backing => {
-                self.backing -= 1;
-                Event::Backing { tag: data.tag(), part: data.part(), result: completion.result }
-            }
-            Kind::Wake => {
-                self.waker.clear();
-                if !completion.more && self.arm_wake().is_err() {
-                    return None; // the ring is broken: the next turn reports it
-                }
-                Event::Woken
-            }
+        let data = Label(completion.data());
+        Some(if data.is_backing() {
+            self.backing -= 1;
+            Event::Backing { tag: data.tag(), part: data.part(), result: completion.result }
+        } else {
+            self.command_completed(data.tag(), completion.result)
         })
     }
 
     /// True while no buffer of this queue holds a request's data, and none gets any before the next turn: no request is with the server, or
     /// on its way to it or back.
     pub fn holds_no_data(&mut self) -> bool {
-        self.with_server == 0 && self.backing == 0 && self.next_in_batch == self.batch.len() && self.ring.is_quiet()
+        self.with_server == 0 && self.backing == 0 && self.next_in_batch == self.batch.len() && self.external.is_quiet()
     }
 
     /// True when a turn would bring something at once.
     pub fn has_work(&mut self) -> bool {
-        self.ring.has_work()
+        self.executor.until_next() == Wait::No
     }
 
     /// Signals an eventfd whenever the ring has work, for owners that sleep in another event loop.
@@ -278,7 +293,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Kernel`].
     pub fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), Error> {
-        self.ring.register_eventfd(fd).map_err(|error| Error::from_ring(error, Some(self.device.id())))
+        self.external.register_eventfd(fd).map_err(|error| Error::from_ring(error, Some(self.device.id())))
     }
 
     #[inline]
@@ -314,8 +329,6 @@ impl Drop for Queue {
         while self.backing > 0 && self.turn(Wait::Forever).is_ok() {
             while self.next_event().is_some() {}
         }
-        if self.with_driver > 0 {
-            self.ring.leave_registered(); // FETCHes end with the ring
-        }
+        // FETCHes end with the ring.
     }
 }

@@ -136,7 +136,7 @@ impl NativeQueue {
                     self.note(asked);
                 }
                 Event::Backing { tag, part, result } => self.resume(tag, part, result),
-                Event::Aborted(_) | Event::Woken => {}
+                Event::Aborted(_) => {}
                 Event::Refused(_, errno) => self.refused(errno),
             }
         }

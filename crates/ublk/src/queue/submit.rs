@@ -1,8 +1,4 @@
 //! Builds and pushes every command of a queue's ring: the one place where addresses go to the kernel.
-//!
-//! `user_data`: tag in bits 0–15, part in 16–31, kind in 32–33.
-
-use std::os::fd::{AsFd, AsRawFd};
 
 use io_uring::{opcode, squeue::Entry, types};
 use ublk_uapi::{AutoBufReg, AutoBufRegFlags, IoCmd, IoCmdOp};
@@ -34,19 +30,19 @@ impl BufferAddress {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Command,
-    Backing,
-    Wake,
-}
-
+/// What a completion is of: tag in bits 0–15, part in 16–30, and bit 31 for a backing operation.
 #[derive(Clone, Copy)]
-pub(super) struct UserData(pub(super) u64);
+pub(super) struct Label(pub(super) u32);
 
-impl UserData {
-    fn new(kind: Kind, tag: u16, part: u16) -> UserData {
-        UserData(u64::from(tag) | u64::from(part) << 16 | (kind as u64) << 32)
+const BACKING: u32 = 1 << 31;
+
+impl Label {
+    fn command(tag: u16) -> Label {
+        Label(u32::from(tag))
+    }
+    fn backing(tag: u16, part: u16) -> Label {
+        debug_assert!(part < 1 << 15, "part {part} has more than 15 bits");
+        Label(u32::from(tag) | u32::from(part) << 16 | BACKING)
     }
     #[inline]
     pub(super) fn tag(self) -> u16 {
@@ -54,15 +50,11 @@ impl UserData {
     }
     #[inline]
     pub(super) fn part(self) -> u16 {
-        (self.0 >> 16) as u16
+        (self.0 >> 16) as u16 & 0x7fff
     }
     #[inline]
-    pub(super) fn kind(self) -> Kind {
-        match self.0 >> 32 {
-            0 => Kind::Command,
-            1 => Kind::Backing,
-            _ => Kind::Wake,
-        }
+    pub(super) fn is_backing(self) -> bool {
+        self.0 & BACKING != 0
     }
 }
 
@@ -133,12 +125,9 @@ impl Queue {
         // With AUTO_BUF_REG the SQE's own address names the slot in the ring's buffer table: the tag.
         let auto_buffer = (self.device.buffers() == BufferMode::AutoZeroCopy)
             .then(|| AutoBufReg::new(tag, AutoBufRegFlags::empty()).to_sqe_addr());
-        let entry = opcode::UringCmd16::new(CHAR_DEVICE, op.ioctl_code())
-            .cmd(command.to_sqe_bytes())
-            .addr(auto_buffer)
-            .build()
-            .user_data(UserData::new(Kind::Command, tag, 0).0);
-        self.push(&entry)
+        let entry =
+            opcode::UringCmd16::new(CHAR_DEVICE, op.ioctl_code()).cmd(command.to_sqe_bytes()).addr(auto_buffer).build();
+        self.push(entry, Label::command(tag))
     }
 
     /// Starts one operation on registered file `file` (1 is the first of the target's). `buffer` is the tag's buffer in copy mode.
@@ -187,21 +176,14 @@ impl Queue {
             }
         };
         self.backing += 1;
-        self.push(&entry.user_data(UserData::new(Kind::Backing, tag, part).0))
-    }
-
-    /// Arms the poll that `wake` completes.
-    pub(super) fn arm_wake(&mut self) -> Result<(), Error> {
-        let fd = types::Fd(self.waker.as_fd().as_raw_fd());
-        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
-        self.push(&entry.user_data(UserData::new(Kind::Wake, 0, 0).0))
+        self.push(entry, Label::backing(tag, part))
     }
 
     #[inline]
-    fn push(&mut self, entry: &Entry) -> Result<(), Error> {
+    fn push(&mut self, entry: Entry, label: Label) -> Result<(), Error> {
         // SAFETY: entries point only to a `BufferAddress`, whose maker promised that it outlives the queue; `Drop` of the queue waits for
         // backing operations, and a ring that is closed takes its ublk commands back before the driver could use their addresses.
-        let pushed = unsafe { self.ring.push(entry) };
+        let pushed = unsafe { self.external.push(entry, label.0) };
         pushed.map_err(|error| Error::from_ring(error, Some(self.device.id())))
     }
 }
