@@ -50,6 +50,8 @@ export const contestants: Contestant[] = [
   ours('null', 'null', 'null', SIZE),
   ublkTool('kublk null', 'null', 'kublk', ['-t', 'null', ...SHAPE]),
   ublkTool('rublk null', 'null', 'rublk', ['null', ...SHAPE]),
+  nullQueue('loop of the data plane', 'loop'),
+  nullQueue('task for each tag', 'tasks'),
   kernelModule('null_blk', 'null', ['gb=1', 'nr_devices=1', 'submit_queues=1', `hw_queue_depth=${DEPTH}`], '/dev/nullb0'),
 
   ours('mem', 'memory', 'mem', SIZE),
@@ -105,6 +107,29 @@ function ours(name: string, group: Contestant['group'], kind: string, what: stri
           server.stdin.write('counters\n')
           return (JSON.parse(await nextLine(name, server, lines)) as { enters: number }).enters
         },
+        async stop() {
+          server.stdin.end()
+          await ended(server)
+        },
+      }
+    },
+  }
+}
+
+/** `null` by the Rust core alone: crates/ublk/examples/null_queue.rs. */
+function nullQueue(name: string, mode: 'loop' | 'tasks'): Contestant {
+  const program = fileURLToPath(new URL('../target/release/examples/null_queue', import.meta.url))
+  return {
+    name,
+    group: 'null',
+    missing: () => missingFile(program),
+    async start() {
+      const server = spawn(program, [mode, String(MEBIBYTES << 20)], { stdio: ['pipe', 'pipe', 'inherit'] })
+      const path = await nextLine(name, server, createInterface({ input: server.stdout }))
+      return {
+        path,
+        pids: [server.pid as number],
+        enters: async () => null,
         async stop() {
           server.stdin.end()
           await ended(server)
@@ -244,5 +269,5 @@ function kernelModule(name: string, group: Contestant['group'], parameters: stri
 }
 
 function missingFile(path: string): string | null {
-  return existsSync(path) ? null : `${path} is not there (bench/peers brings it)`
+  return existsSync(path) ? null : `${path} is not there (bench/run or bench/peers brings it)`
 }

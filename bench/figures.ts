@@ -50,6 +50,23 @@ export const figures: Figure[] = [
   atMost('null-cpu-qd1', '`null` server CPU per read, QD1', 'serverNanosecondsPerRequest', ['null', ALONE], ['kublk null', ALONE], 1),
   atMost('null-qd1', '`null` 4K read QD1', 'microsecondsPerRequest', ['null', ALONE], ['kublk null', ALONE], 1),
 
+  atLeast(
+    'tag-tasks-read',
+    '`null` by a task for each tag, 4K read QD64',
+    'rate',
+    ['task for each tag', READ],
+    ['loop of the data plane', READ],
+    0.97,
+  ),
+  atMost(
+    'tag-tasks-qd1',
+    '`null` by a task for each tag, 4K read QD1',
+    'microsecondsPerRequest',
+    ['task for each tag', ALONE],
+    ['loop of the data plane', ALONE],
+    1.03,
+  ),
+
   atLeast('mem-read', '`mem` 4K read QD64', 'rate', ['mem', READ], ['kernel loop', READ], 1),
   atLeast('mem-write', '`mem` 4K write QD64', 'rate', ['mem', WRITE], ['kernel loop', WRITE], 0.98),
   ...large('mem', 'mem-128k', '`mem`', null),

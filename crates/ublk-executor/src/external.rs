@@ -64,6 +64,27 @@ impl Externals {
         Some(index)
     }
 
+    /// The common case, that all completions are for one client which has taken its last batch: exchanges the vectors. False, and nothing is
+    /// done: it is another case.
+    #[inline]
+    pub(crate) fn take_whole(&mut self, batch: &mut Vec<Completion>, wakers: &mut Vec<Waker>) -> bool {
+        let Some(index) = batch.first().and_then(|completion| client_of(completion.user_data)) else { return false };
+        let Some(client) = self.clients.get_mut(index).filter(|client| client.is_there && client.batch.is_empty())
+        else {
+            return false;
+        };
+        let low = batch[0].user_data as u32;
+        if !batch.iter().all(|completion| completion.user_data as u32 == low && !completion.more) {
+            return false;
+        }
+        client.in_flight -= batch.len();
+        mem::swap(&mut client.batch, batch);
+        if client.waker.is_some() {
+            wakers.extend(client.waker.take());
+        }
+        true
+    }
+
     #[inline]
     pub(crate) fn complete(&mut self, index: usize, completion: Completion, wakers: &mut Vec<Waker>) {
         let Some(client) = self.clients.get_mut(index) else { return };
@@ -139,7 +160,8 @@ impl External {
         })
     }
 
-    /// Exchanges `batch`, which is emptied, for the completions so far. False: there are none.
+    /// Exchanges `batch`, which is emptied, for the completions so far. False: there are none. Nothing is allocated once all
+    /// vectors that go around have grown.
     #[inline]
     pub fn take(&self, batch: &mut Vec<Completion>) -> bool {
         batch.clear();
@@ -156,8 +178,9 @@ impl External {
         poll_fn(|context| self.poll_next(batch, context)).await;
     }
 
+    /// [`External::next`] for futures that are written by hand: `Pending` keeps the waker for the next completion.
     #[inline]
-    fn poll_next(&self, batch: &mut Vec<Completion>, context: &Context<'_>) -> Poll<()> {
+    pub fn poll_next(&self, batch: &mut Vec<Completion>, context: &Context<'_>) -> Poll<()> {
         if self.take(batch) {
             return Poll::Ready(());
         }

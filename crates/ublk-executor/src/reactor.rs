@@ -150,7 +150,8 @@ pub(crate) struct Outcome {
     pub(crate) freed: Vec<Box<dyn Any>>,
 }
 
-const BATCH: usize = 256;
+/// Completions that are looked at at a time.
+pub(crate) const BATCH: usize = 256;
 
 impl Reactor {
     /// `listener` is readable when the executor was woken.
@@ -225,16 +226,25 @@ impl Reactor {
         let turned = self.port.turn(wait);
         loop {
             self.batch.clear();
+            self.batch.reserve(BATCH); // a client may have left a smaller one here
             self.port.reap(&mut self.batch);
-            for index in 0..self.batch.len() {
-                let completion = self.batch[index];
-                match client_of(completion.user_data) {
-                    Some(client) => self.externals.complete(client, completion, &mut self.outcome.wakers),
-                    None => self.complete(completion),
-                }
+            let is_last = self.batch.len() < BATCH;
+            if !self.externals.take_whole(&mut self.batch, &mut self.outcome.wakers) {
+                self.sort_batch();
             }
-            if self.batch.len() < BATCH {
+            if is_last {
                 return turned;
+            }
+        }
+    }
+
+    /// Completions of several: each to whom it belongs.
+    fn sort_batch(&mut self) {
+        for index in 0..self.batch.len() {
+            let completion = self.batch[index];
+            match client_of(completion.user_data) {
+                Some(client) => self.externals.complete(client, completion, &mut self.outcome.wakers),
+                None => self.complete(completion),
             }
         }
     }

@@ -62,15 +62,15 @@ pub struct RingOptions {
     pub completions: u32,
 }
 
-/// How long [`Ring::turn`] may wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How long [`Ring::turn`] may wait. The shorter wait is the lesser one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wait {
     /// Not at all.
     No,
-    /// For one completion.
-    Forever,
     /// For one completion or this long.
     AtMost(Duration),
+    /// For one completion.
+    Forever,
 }
 
 /// One completion: 16 bytes copied out of the ring.

@@ -264,7 +264,7 @@ impl Core {
         act(self.reactor.borrow_mut().as_mut())
     }
 
-    pub(super) fn ring_has_work(&self) -> bool {
+    fn ring_has_work(&self) -> bool {
         self.reactor.borrow_mut().as_mut().is_some_and(Reactor::has_work)
     }
 
@@ -272,12 +272,13 @@ impl Core {
     /// executor's own work calls `awake`, and whoever leaves it `leave`.
     #[inline]
     pub(super) fn turn(self: &Rc<Self>, limit: Wait) -> Result<(), RingError> {
-        let wait = if self.inbox.has_mail() && self.read_mail() { Wait::No } else { self.how_long(limit) };
+        let has_timers = !self.timers.borrow().is_empty();
+        let wait = if self.inbox.has_mail() && self.read_mail() { Wait::No } else { self.how_long(limit, has_timers) };
         let (turned, has_outcome) = match self.reactor.borrow_mut().as_mut() {
             Some(reactor) => (reactor.turn(wait), reactor.has_outcome()),
             None => (Ok(()), false),
         };
-        if has_outcome || self.inbox.has_mail() || !self.timers.borrow().is_empty() {
+        if has_outcome || has_timers || self.inbox.has_mail() {
             self.settle();
         }
         turned
@@ -301,28 +302,26 @@ impl Core {
     }
 
     #[inline]
-    fn how_long(&self, limit: Wait) -> Wait {
-        if limit == Wait::No {
-            return Wait::No;
-        }
-        let wait = self.until_next();
+    fn how_long(&self, limit: Wait, has_timers: bool) -> Wait {
+        let wait = match (limit, has_timers) {
+            (Wait::No, _) => Wait::No,
+            _ if self.is_busy() => Wait::No,
+            (limit, false) => limit,
+            (limit, true) => limit.min(self.until_timer()),
+        };
         if wait == Wait::No || !self.inbox.may_sleep() {
             return Wait::No;
         }
         self.counters.sleeps.add(1);
-        match (wait, limit) {
-            (Wait::AtMost(left), Wait::AtMost(limit)) => Wait::AtMost(left.min(limit)),
-            (Wait::Forever, limit) => limit,
-            (left, _) => left,
-        }
+        wait
     }
 
     /// How long nothing is to be done, unless something comes.
-    #[inline]
     pub(super) fn until_next(&self) -> Wait {
-        if self.is_busy() {
-            return Wait::No;
-        }
+        if self.is_busy() || self.ring_has_work() { Wait::No } else { self.until_timer() }
+    }
+
+    fn until_timer(&self) -> Wait {
         match self.timers.borrow().wait() {
             None => Wait::Forever,
             Some(Duration::ZERO) => Wait::No,

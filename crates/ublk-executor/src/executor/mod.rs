@@ -264,24 +264,25 @@ impl LocalExecutor {
     /// Within a `block_on` of the same executor.
     pub fn turn(&self, wait: Wait) -> Result<(), ExecutorError> {
         let _running = self.core.begin_run();
-        self.run_ready();
+        if self.core.is_busy() {
+            self.run_ready();
+        }
         let turned = self.core.turn(wait);
-        self.run_ready();
+        if self.core.is_busy() {
+            self.run_ready();
+        }
         self.core.leave();
         Ok(turned?)
     }
 
-    #[inline]
     fn run_ready(&self) {
-        if self.core.is_busy() {
-            let _entered = context::enter(&self.core);
-            self.core.run_slice();
-        }
+        let _entered = context::enter(&self.core);
+        self.core.run_slice();
     }
 
     /// How long there is nothing to do unless something comes; `No` when there is.
     pub fn until_next(&self) -> Wait {
-        if self.core.ring_has_work() { Wait::No } else { self.core.until_next() }
+        self.core.until_next()
     }
 
     /// Adds a task; it runs within `block_on`.

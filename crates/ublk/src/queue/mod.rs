@@ -15,6 +15,7 @@ mod submit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use ublk_executor::executor::RemoteHandle;
 use ublk_executor::external::External;
@@ -76,6 +77,8 @@ pub struct Queue {
     executor: Rc<LocalExecutor>,
     descriptors: Descriptors,
     device: Arc<CharDevice>,
+    /// The mode of the device's buffers, looked at for each command.
+    is_zero_copy: bool,
     id: u16,
     tags: Vec<TagState>,
     with_driver: u32,
@@ -106,7 +109,8 @@ impl Queue {
         let external = External::new(&executor, batch).map_err(in_ring)?;
         let registered: Vec<_> = std::iter::once(device.as_fd()).chain(files.iter().copied()).collect();
         external.register_files(&registered).map_err(in_ring)?;
-        if device.buffers() == BufferMode::AutoZeroCopy {
+        let is_zero_copy = device.buffers() == BufferMode::AutoZeroCopy;
+        if is_zero_copy {
             external.register_buffer_table(u32::from(depth)).map_err(in_ring)?;
         }
         let idle =
@@ -116,6 +120,7 @@ impl Queue {
             executor: Rc::new(executor),
             descriptors: Descriptors::map(device, id)?,
             device: Arc::clone(device),
+            is_zero_copy,
             id,
             tags: vec![idle; usize::from(depth)],
             with_driver: 0,
@@ -236,12 +241,15 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for a batch for `next_event`, within a task. Cancel-safe.
+    /// Ready with a batch for `next_event`, for owners that are a task of the executor. Cancel-safe: what was not taken stays.
     #[inline]
-    pub async fn next_batch(&mut self) {
+    pub fn poll_batch(&mut self, context: &Context<'_>) -> Poll<()> {
         self.end_batch();
-        self.external.next(&mut self.batch).await;
+        if self.external.poll_next(&mut self.batch, context).is_pending() {
+            return Poll::Pending;
+        }
         self.begin_batch();
+        Poll::Ready(())
     }
 
     #[inline]

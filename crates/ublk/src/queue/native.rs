@@ -61,12 +61,20 @@ impl Io<'_> {
     }
 }
 
+#[derive(Clone, Copy)]
+struct TagState {
+    /// The tag's own buffer in copy mode, else none.
+    buffer: BufferAddress,
+    /// Backing operations under way.
+    backing: u16,
+}
+
 /// One queue, its target and its buffers. Dropped in this order: the queue before the memory that it uses.
 pub(crate) struct NativeQueue {
     queue: Queue,
     target: Box<dyn QueueTarget>,
     buffers: Option<Mapping>,
-    backing_of_tag: Vec<u16>,
+    tags: Vec<TagState>,
     broken: Option<Error>,
     is_failing: bool,
 }
@@ -79,11 +87,12 @@ impl NativeQueue {
             .then(|| Mapping::new(depth * device.max_io_bytes() as usize))
             .transpose()
             .map_err(|_| Error::NoMemory { what: format!("{depth} tag buffers"), id: Some(device.id()) })?;
+        let tags = (0..depth).map(|tag| TagState { buffer: tag_buffer(device, buffers.as_ref(), tag), backing: 0 });
         Ok(NativeQueue {
+            tags: tags.collect(),
             target: target.queue(device)?,
             queue,
             buffers,
-            backing_of_tag: vec![0; depth],
             broken: None,
             is_failing: false,
         })
@@ -96,8 +105,7 @@ impl NativeQueue {
     /// Fetches every tag; START_DEV may be sent from now on.
     pub(crate) fn fetch_all(&mut self) -> Result<(), Error> {
         for tag in 0..self.queue.device().depth() {
-            let buffer = self.buffer(tag);
-            self.queue.fetch(tag, buffer)?;
+            self.queue.fetch(tag, self.tags[usize::from(tag)].buffer)?;
         }
         self.queue.turn(Wait::No)?;
         self.drain();
@@ -114,8 +122,8 @@ impl NativeQueue {
                 }
                 self.fail_open_requests();
             }
-            if let Some(error) = self.broken.take() {
-                return Err(error);
+            if self.broken.is_some() {
+                return self.broken.take().map_or(Ok(()), Err);
             }
             if self.queue.live_tags() == 0 && self.queue.backing_open() == 0 {
                 return Ok(());
@@ -151,9 +159,10 @@ impl NativeQueue {
 
     #[inline]
     fn resume(&mut self, tag: u16, part: u16, result: i32) {
-        self.backing_of_tag[usize::from(tag)] -= 1;
+        let state = &mut self.tags[usize::from(tag)];
+        state.backing -= 1;
         if self.is_failing {
-            if self.backing_of_tag[usize::from(tag)] == 0 {
+            if state.backing == 0 {
                 self.commit(tag, -libc::EIO, BufferAddress::NONE);
             }
             return;
@@ -165,14 +174,14 @@ impl NativeQueue {
 
     #[inline]
     fn parts(&mut self, tag: u16) -> (&mut dyn QueueTarget, super::Request, Io<'_>) {
-        let buffer = self.buffer(tag);
+        let state = &mut self.tags[usize::from(tag)];
         let request = *self.queue.request(tag);
         let io = Io {
             queue: &mut self.queue,
             buffers: self.buffers.as_ref(),
-            open: &mut self.backing_of_tag[usize::from(tag)],
+            open: &mut state.backing,
             tag,
-            buffer,
+            buffer: state.buffer,
             broken: &mut self.broken,
         };
         (self.target.as_mut(), request, io)
@@ -180,35 +189,20 @@ impl NativeQueue {
 
     #[inline]
     fn settle(&mut self, tag: u16, progress: Progress) {
+        let state = self.tags[usize::from(tag)];
         match progress {
-            Progress::Pending => assert!(
-                self.backing_of_tag[usize::from(tag)] > 0,
-                "tag {tag} waits for an operation that was never started"
-            ),
-            Progress::Done(result) => {
-                let buffer = self.buffer(tag);
-                self.commit(tag, result, buffer);
-            }
+            Progress::Pending => assert!(state.backing > 0, "tag {tag} waits for an operation that was never started"),
+            Progress::Done(result) => self.commit(tag, result, state.buffer),
             Progress::DoneAt(result, address) => self.commit(tag, result, address),
         }
     }
 
     #[inline]
     fn commit(&mut self, tag: u16, result: i32, buffer: BufferAddress) {
-        assert_eq!(self.backing_of_tag[usize::from(tag)], 0, "tag {tag} is answered with I/O open");
+        assert!(self.tags[usize::from(tag)].backing == 0, "tag {tag} is answered with I/O open");
         let buffer = if self.is_failing { self.buffer_or_any(tag) } else { buffer };
         let committed = self.queue.commit(tag, result, buffer);
         self.note(committed);
-    }
-
-    /// The tag's own buffer in copy mode, else none.
-    #[inline]
-    #[allow(unsafe_code)]
-    fn buffer(&self, tag: u16) -> BufferAddress {
-        let Some(buffers) = &self.buffers else { return BufferAddress::NONE };
-        let bytes = self.queue.device().max_io_bytes() as usize;
-        // SAFETY: `max_io_bytes` of the mapping for each tag; it is dropped after the queue, and Rust touches it by raw copies only.
-        unsafe { BufferAddress::new(buffers.address(usize::from(tag) * bytes, bytes)) }
     }
 
     /// In direct mode the driver insists on an address for a read, also for one that failed; nothing is copied to or from it then.
@@ -216,12 +210,12 @@ impl NativeQueue {
         if self.queue.device().buffers() == BufferMode::Direct {
             return self.target.place(self.queue.request(tag));
         }
-        self.buffer(tag)
+        self.tags[usize::from(tag)].buffer
     }
 
     fn fail_open_requests(&mut self) {
         for tag in 0..self.queue.device().depth() {
-            if self.queue.is_open(tag) && self.backing_of_tag[usize::from(tag)] == 0 {
+            if self.queue.is_open(tag) && self.tags[usize::from(tag)].backing == 0 {
                 self.commit(tag, -libc::EIO, BufferAddress::NONE);
             }
         }
@@ -240,6 +234,14 @@ impl NativeQueue {
             self.broken = Some(error);
         }
     }
+}
+
+#[allow(unsafe_code)]
+fn tag_buffer(device: &CharDevice, buffers: Option<&Mapping>, tag: usize) -> BufferAddress {
+    let Some(buffers) = buffers else { return BufferAddress::NONE };
+    let bytes = device.max_io_bytes() as usize;
+    // SAFETY: `max_io_bytes` of the mapping for each tag; it is dropped after the queue, and Rust touches it by raw copies only.
+    unsafe { BufferAddress::new(buffers.address(tag * bytes, bytes)) }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -4,7 +4,7 @@ use io_uring::{opcode, squeue::Entry, types};
 use ublk_uapi::{AutoBufReg, AutoBufRegFlags, IoCmd, IoCmdOp};
 
 use super::Queue;
-use crate::{BufferMode, Error};
+use crate::Error;
 
 /// `/dev/ublkcN` in the table of registered files.
 const CHAR_DEVICE: types::Fixed = types::Fixed(0);
@@ -123,8 +123,7 @@ impl Queue {
     fn push_command(&mut self, op: IoCmdOp, tag: u16, result: i32, buffer: BufferAddress) -> Result<(), Error> {
         let command = IoCmd { q_id: self.id, tag, result, addr: buffer.0 };
         // With AUTO_BUF_REG the SQE's own address names the slot in the ring's buffer table: the tag.
-        let auto_buffer = (self.device.buffers() == BufferMode::AutoZeroCopy)
-            .then(|| AutoBufReg::new(tag, AutoBufRegFlags::empty()).to_sqe_addr());
+        let auto_buffer = self.is_zero_copy.then(|| AutoBufReg::new(tag, AutoBufRegFlags::empty()).to_sqe_addr());
         let entry =
             opcode::UringCmd16::new(CHAR_DEVICE, op.ioctl_code()).cmd(command.to_sqe_bytes()).addr(auto_buffer).build();
         self.push(entry, Label::command(tag))
@@ -143,7 +142,7 @@ impl Queue {
         io: BackingIo,
     ) -> Result<(), Error> {
         let file = types::Fixed(u32::from(file));
-        let has_fixed_buffers = self.device.buffers() == BufferMode::AutoZeroCopy;
+        let has_fixed_buffers = self.is_zero_copy;
         // In zero-copy mode an address is an offset into the registered pages.
         let place = |data_offset: u32| {
             if has_fixed_buffers { u64::from(data_offset) } else { buffer.0 + u64::from(data_offset) }
