@@ -36,7 +36,7 @@ pub mod wake;
 pub use executor::{ExecutorError, JoinHandle, LocalExecutor, sleep, spawn_local, yield_if_needed, yield_now};
 pub use memory::Mapping;
 pub use reactor::leaked_operations;
-pub use ring::{Completion, Ring, RingError, RingOptions, Wait};
+pub use ring::{Completion, MissingOpcode, Ring, RingError, RingOptions, Wait};
 pub use wake::Waker;
 
 /// The examples of the README are compiled.

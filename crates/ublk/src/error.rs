@@ -247,13 +247,16 @@ impl Error {
     /// A ring that could not be made or used.
     pub(crate) fn from_ring(error: RingError, id: Option<DeviceId>) -> Error {
         match error {
-            RingError::Disabled(source) => {
+            RingError::Disabled { source, .. } => {
                 Error::IoUringDisabled { reason: words(&source), errno: source.raw_os_error().unwrap_or(libc::ENOSYS) }
             }
             RingError::NoMemory { entries, .. } => {
                 Error::NoMemory { what: format!("an io_uring of {entries} entries"), id }
             }
             RingError::Kernel { call, source } => Error::Kernel { id, call, source },
+            other @ (RingError::ChainTooLong { .. } | RingError::Narrow) => {
+                Error::Kernel { id, call: "io_uring_enter", source: other.into() }
+            }
         }
     }
 
