@@ -4,11 +4,18 @@
 //! completion, whatever becomes of the future that asked. Closing a ring does not stop its operations; so [`Reactor::drain`] waits for
 //! them, and what has not ended when the reactor is dropped, for whatever reason, is leaked and counted, never freed.
 //!
+//! A multishot operation has many results and one end; results wait in the slab until they are taken. A chain is submitted at once or not
+//! at all, and each of its members owns its own memory.
+//!
 //! Foreign code (wakers, destructors) is handed out, and never run in here: it may call the executor, which has lent the reactor.
 
+mod port;
+
 use std::any::Any;
+use std::collections::VecDeque;
+use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Instant;
@@ -16,68 +23,9 @@ use std::time::Instant;
 use io_uring::{opcode, squeue, types};
 use slotmap::{Key, KeyData, SlotMap};
 
+pub(crate) use self::port::Port;
 use crate::external::{Externals, client_of};
-use crate::ring::{Completion, Ring, RingError, Wait};
-
-/// What the executor needs of a ring. Tests put faults in between.
-pub(crate) trait Port {
-    /// # Safety
-    /// As for [`Ring::push`].
-    unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), RingError>;
-    fn turn(&mut self, wait: Wait) -> Result<(), RingError>;
-    fn reap(&mut self, batch: &mut Vec<Completion>);
-    fn has_work(&mut self) -> bool;
-    fn is_quiet(&mut self) -> bool;
-    fn register_files(&mut self, files: &[BorrowedFd<'_>]) -> Result<(), RingError>;
-    fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError>;
-    fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError>;
-    fn leave_registered(&mut self);
-    /// Enters and completions so far.
-    fn counts(&self) -> (u64, u64);
-}
-
-impl Port for Ring {
-    unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), RingError> {
-        // SAFETY: the caller's promise.
-        unsafe { Ring::push(self, entry) }
-    }
-
-    fn turn(&mut self, wait: Wait) -> Result<(), RingError> {
-        Ring::turn(self, wait)
-    }
-
-    fn reap(&mut self, batch: &mut Vec<Completion>) {
-        Ring::reap(self, batch);
-    }
-
-    fn has_work(&mut self) -> bool {
-        Ring::has_work(self)
-    }
-
-    fn is_quiet(&mut self) -> bool {
-        Ring::is_quiet(self)
-    }
-
-    fn register_files(&mut self, files: &[BorrowedFd<'_>]) -> Result<(), RingError> {
-        Ring::register_files(self, files)
-    }
-
-    fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError> {
-        Ring::register_buffer_table(self, count)
-    }
-
-    fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError> {
-        Ring::register_eventfd(self, fd)
-    }
-
-    fn leave_registered(&mut self) {
-        Ring::leave_registered(self);
-    }
-
-    fn counts(&self) -> (u64, u64) {
-        Ring::counts(self)
-    }
-}
+use crate::ring::{Completion, MissingOpcode, Opcodes, RingError, Wait};
 
 slotmap::new_key_type! {
     /// Number of an operation, and its `user_data`. A late or doubled completion finds nothing under it.
@@ -97,10 +45,48 @@ pub(crate) enum OpKind {
     Bounded,
 }
 
+/// What an operation owns.
+pub(crate) type Held = Box<dyn Any>;
+
 struct Op {
     kind: OpKind,
     state: OpState,
-    held: Box<dyn Any>,
+    /// Of a multishot operation.
+    stream: Option<Stream>,
+    held: Held,
+}
+
+/// Results of a multishot operation that nobody has taken yet. Those that nobody ever takes are discarded: a descriptor must be closed.
+struct Stream {
+    results: VecDeque<i32>,
+    discard: fn(u32),
+    is_cancelled: bool,
+}
+
+/// A multishot operation whose results nobody takes is cancelled at this many: it ends, and whoever takes them starts it anew.
+const STREAM_LIMIT: usize = 1024;
+
+impl Stream {
+    fn discard_all(&mut self) {
+        for result in self.results.drain(..) {
+            if let Ok(result) = u32::try_from(result) {
+                (self.discard)(result);
+            }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.discard_all();
+    }
+}
+
+/// One member of a chain.
+pub(crate) struct Link {
+    pub(crate) entry: squeue::Entry,
+    pub(crate) kind: OpKind,
+    pub(crate) held: Held,
 }
 
 enum OpState {
@@ -124,6 +110,7 @@ pub(crate) struct Reactor {
     ops: SlotMap<OpKey, Op>,
     in_flight: usize,
     listener: OwnedFd,
+    opcodes: Opcodes,
     batch: Vec<Completion>,
     outcome: Outcome,
     /// Completions that belong to no operation: late or doubled ones. The kernel sends none.
@@ -135,11 +122,21 @@ pub(crate) enum Polled {
     /// Not yet; the waker that was known before, for the caller to drop.
     Pending(Option<Waker>),
     /// The kernel's answer, and what the operation held.
-    Ready(i32, Box<dyn Any>),
+    Ready(i32, Held),
+}
+
+/// The answer of [`Reactor::poll_next`].
+pub(crate) enum PolledNext {
+    /// As [`Polled::Pending`].
+    Pending(Option<Waker>),
+    /// One more result.
+    Item(i32),
+    /// There will be no more; what the operation held.
+    Ended(Held),
 }
 
 /// What an operation that was given up leaves, for the caller to drop.
-pub(crate) type Abandoned = (Option<Box<dyn Any>>, Option<Waker>);
+pub(crate) type Abandoned = (Option<Held>, Option<Waker>);
 
 /// What a turn has brought, for the executor to act on when the reactor is free again: wakers and destructors may call it.
 #[derive(Default)]
@@ -147,7 +144,7 @@ pub(crate) struct Outcome {
     pub(crate) wakers: Vec<Waker>,
     /// Wakers of those who do not wait any more.
     pub(crate) dropped: Vec<Waker>,
-    pub(crate) freed: Vec<Box<dyn Any>>,
+    pub(crate) freed: Vec<Held>,
 }
 
 /// Completions that are looked at at a time.
@@ -158,12 +155,13 @@ impl Reactor {
     pub(crate) fn new(port: Box<dyn Port>, listener: OwnedFd) -> Result<Reactor, RingError> {
         let batch = Vec::with_capacity(BATCH);
         let (ops, externals, outcome) = (SlotMap::with_key(), Externals::default(), Outcome::default());
-        let mut reactor = Reactor { port, externals, ops, in_flight: 0, listener, batch, outcome, strays: 0 };
+        let opcodes = port.opcodes();
+        let mut reactor = Reactor { port, externals, ops, in_flight: 0, listener, opcodes, batch, outcome, strays: 0 };
         reactor.arm_wake()?;
         Ok(reactor)
     }
 
-    /// Pushes an operation. Gives back what it was to hold when the ring refuses.
+    /// Pushes an operation. Gives back what it was to hold when the ring refuses, or the kernel has no such operation.
     ///
     /// # Safety
     /// The entry points to nothing but what `held` owns, at addresses that do not change when the box moves.
@@ -171,20 +169,100 @@ impl Reactor {
         &mut self,
         entry: squeue::Entry,
         kind: OpKind,
-        held: Box<dyn Any>,
-    ) -> Result<OpKey, (RingError, Box<dyn Any>)> {
-        let key = self.ops.insert(Op { kind, state: OpState::InFlight(None), held });
-        let entry = entry.user_data(key.data().as_ffi());
-        // SAFETY: `held` is in the slab, which frees it when the last completion was reaped and not before.
-        match unsafe { self.port.push(&entry) } {
+        held: Held,
+    ) -> Result<OpKey, (io::Error, Held)> {
+        let op = Op { kind, state: OpState::InFlight(None), stream: None, held };
+        self.insert(op, entry.get_opcode(), |port, user_data| {
+            // SAFETY: `held` is in the slab, which frees it when the last completion was reaped and not before.
+            unsafe { port.push(&entry.user_data(user_data)) }
+        })
+    }
+
+    /// [`Reactor::submit`] of an entry of 128 bytes.
+    ///
+    /// # Safety
+    /// As there.
+    pub(crate) unsafe fn submit_wide(
+        &mut self,
+        entry: squeue::Entry128,
+        kind: OpKind,
+        held: Held,
+    ) -> Result<OpKey, (io::Error, Held)> {
+        let op = Op { kind, state: OpState::InFlight(None), stream: None, held };
+        self.insert(op, entry.get_opcode(), |port, user_data| {
+            // SAFETY: as in `submit`.
+            unsafe { port.push_wide(&entry.user_data(user_data)) }
+        })
+    }
+
+    /// [`Reactor::submit`] of a multishot operation; `discard` gets the results that nobody takes, and must not call the executor.
+    ///
+    /// # Safety
+    /// As there.
+    pub(crate) unsafe fn submit_multishot(
+        &mut self,
+        entry: squeue::Entry,
+        discard: fn(u32),
+        held: Held,
+    ) -> Result<OpKey, (io::Error, Held)> {
+        let stream = Some(Stream { results: VecDeque::new(), discard, is_cancelled: false });
+        let op = Op { kind: OpKind::Cancelable, state: OpState::InFlight(None), stream, held };
+        self.insert(op, entry.get_opcode(), |port, user_data| {
+            // SAFETY: as in `submit`.
+            unsafe { port.push(&entry.user_data(user_data)) }
+        })
+    }
+
+    fn insert(
+        &mut self,
+        op: Op,
+        opcode: u32,
+        push: impl FnOnce(&mut dyn Port, u64) -> Result<(), RingError>,
+    ) -> Result<OpKey, (io::Error, Held)> {
+        if let Err(missing) = self.opcodes.check(opcode as u8) {
+            return Err((unsupported(missing), op.held));
+        }
+        let key = self.ops.insert(op);
+        match push(&mut *self.port, key.data().as_ffi()) {
             Ok(()) => {
                 self.in_flight += 1;
                 Ok(key)
             }
             Err(error) => match self.ops.remove(key) {
-                Some(op) => Err((error, op.held)),
+                Some(op) => Err((error.into(), op.held)),
                 None => unreachable!("the operation was put in above"),
             },
+        }
+    }
+
+    /// Pushes operations of which each begins when the one before it has done all it was asked to; when one fails or does less, those
+    /// after it end with ECANCELED. All are pushed, or none: then what they were to hold comes back.
+    ///
+    /// # Safety
+    /// As for [`Reactor::submit`], for each member.
+    pub(crate) unsafe fn submit_chain(&mut self, links: Vec<Link>) -> Result<Vec<OpKey>, (io::Error, Vec<Held>)> {
+        let missing = links.iter().find_map(|link| self.opcodes.check(link.entry.get_opcode() as u8).err());
+        if let Some(missing) = missing {
+            return Err((unsupported(missing), links.into_iter().map(|link| link.held).collect()));
+        }
+        let (mut keys, mut entries) = (Vec::with_capacity(links.len()), Vec::with_capacity(links.len()));
+        let last = links.len().saturating_sub(1);
+        for (index, Link { entry, kind, held }) in links.into_iter().enumerate() {
+            let key = self.ops.insert(Op { kind, state: OpState::InFlight(None), stream: None, held });
+            let entry = entry.user_data(key.data().as_ffi());
+            entries.push(if index < last { entry.flags(squeue::Flags::IO_LINK) } else { entry });
+            keys.push(key);
+        }
+        // SAFETY: as in `submit`, for each.
+        match unsafe { self.port.push_chain(&entries) } {
+            Ok(()) => {
+                self.in_flight += keys.len();
+                Ok(keys)
+            }
+            Err(error) => {
+                let held = keys.into_iter().filter_map(|key| self.ops.remove(key)).map(|op| op.held).collect();
+                Err((error.into(), held))
+            }
         }
     }
 
@@ -202,6 +280,28 @@ impl Reactor {
         }
     }
 
+    /// The next result of a multishot operation. None under `key`: its end was taken before.
+    pub(crate) fn poll_next(&mut self, key: OpKey, waker: &Waker) -> Option<PolledNext> {
+        let op = self.ops.get_mut(key)?;
+        if let Some(result) = op.stream.as_mut().and_then(|stream| stream.results.pop_front()) {
+            return Some(PolledNext::Item(result));
+        }
+        match self.poll(key, waker)? {
+            Polled::Pending(known) => Some(PolledNext::Pending(known)),
+            Polled::Ready(_, held) => Some(PolledNext::Ended(held)),
+        }
+    }
+
+    /// Asks the kernel to end an operation. Its completion tells what became of it.
+    pub(crate) fn cancel(&mut self, key: OpKey) {
+        if self.ops.get(key).is_none_or(|op| matches!(op.state, OpState::Done(_))) {
+            return;
+        }
+        let cancel = opcode::AsyncCancel::new(key.data().as_ffi()).build().user_data(CANCEL);
+        // SAFETY: ASYNC_CANCEL points to no memory. If the ring refuses, the operation ends by itself or at the drain's deadline.
+        let _ = unsafe { self.port.push(&cancel) };
+    }
+
     /// Nobody waits for the operation any more. Returns what can be freed at once.
     pub(crate) fn abandon(&mut self, key: OpKey) -> Abandoned {
         let Some(op) = self.ops.get_mut(key) else { return (None, None) };
@@ -212,10 +312,11 @@ impl Reactor {
             OpState::InFlight(waker) => waker,
             _ => None,
         };
+        if let Some(stream) = &mut op.stream {
+            stream.discard_all();
+        }
         if op.kind == OpKind::Cancelable {
-            let cancel = opcode::AsyncCancel::new(key.data().as_ffi()).build().user_data(CANCEL);
-            // SAFETY: ASYNC_CANCEL points to no memory. If the ring refuses, the operation ends by itself or at the drain's deadline.
-            let _ = unsafe { self.port.push(&cancel) };
+            self.cancel(key);
         }
         (None, waker)
     }
@@ -286,7 +387,22 @@ impl Reactor {
             self.strays += 1;
             return;
         };
+        let mut is_full = false;
+        if let Some(stream) = &mut op.stream {
+            // Its cancellation is the end, and no result.
+            if completion.more || completion.result != -libc::ECANCELED {
+                stream.results.push_back(completion.result);
+            }
+            match &mut op.state {
+                OpState::InFlight(waker) => self.outcome.wakers.extend(waker.take()),
+                _ => stream.discard_all(),
+            }
+            is_full = stream.results.len() >= STREAM_LIMIT && !mem::replace(&mut stream.is_cancelled, true);
+        }
         if completion.more {
+            if is_full {
+                self.cancel(key);
+            }
             return; // the kernel may still write: only the last completion ends an operation
         }
         self.in_flight -= 1;
@@ -338,6 +454,10 @@ impl Reactor {
         // SAFETY: POLL_ADD points to no memory.
         unsafe { self.port.push(&poll) }
     }
+}
+
+fn unsupported(missing: MissingOpcode) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, missing)
 }
 
 impl Drop for Reactor {

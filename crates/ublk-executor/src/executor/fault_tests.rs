@@ -10,18 +10,21 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use io_uring::squeue;
+use io_uring::{opcode, squeue};
 
-use super::{ExecutorError, LocalExecutor, sleep, yield_now};
-use crate::io::{DmaBuffer, DmaFile};
+use super::{ExecutorError, LocalExecutor, sleep, spawn_local, yield_now};
+use crate::MissingOpcode;
+use crate::io::{DmaBuffer, DmaFile, Events, poll_once};
 use crate::reactor::Port;
-use crate::ring::{Completion, Ring, RingError, RingOptions, Wait};
+use crate::ring::faults::{Fault, left, on_enter};
+use crate::ring::{Completion, Opcodes, Ring, RingError, RingOptions, Wait};
 
 /// What goes wrong next; each happens once.
 #[derive(Default)]
 struct Faults {
     refused_push: Cell<Option<i32>>,
     failed_turn: Cell<Option<i32>>,
+    missing_opcode: Cell<Option<u8>>,
     /// Completions that no operation has.
     stray: RefCell<Vec<u64>>,
     /// Each completion comes twice.
@@ -44,6 +47,19 @@ impl Port for FaultyRing {
             // SAFETY: the caller's promise.
             None => unsafe { self.ring.push(entry) },
         }
+    }
+
+    unsafe fn push_chain(&mut self, entries: &[squeue::Entry]) -> Result<(), RingError> {
+        match self.faults.refused_push.take() {
+            Some(errno) => Err(failure(errno)),
+            // SAFETY: the caller's promise.
+            None => unsafe { Port::push_chain(&mut self.ring, entries) },
+        }
+    }
+
+    unsafe fn push_wide(&mut self, entry: &squeue::Entry128) -> Result<(), RingError> {
+        // SAFETY: the caller's promise.
+        unsafe { Port::push_wide(&mut self.ring, entry) }
     }
 
     fn turn(&mut self, wait: Wait) -> Result<(), RingError> {
@@ -100,6 +116,11 @@ impl Port for FaultyRing {
     fn counts(&self) -> (u64, u64) {
         self.ring.counts()
     }
+
+    fn opcodes(&self) -> Opcodes {
+        let opcodes = self.ring.opcodes();
+        self.faults.missing_opcode.get().map_or(opcodes, |opcode| opcodes.without(opcode))
+    }
 }
 
 fn failure(errno: i32) -> RingError {
@@ -107,8 +128,12 @@ fn failure(errno: i32) -> RingError {
 }
 
 fn faulty(close_limit: Duration) -> (LocalExecutor, Rc<Faults>) {
+    faulty_without(None, close_limit)
+}
+
+fn faulty_without(missing_opcode: Option<u8>, close_limit: Duration) -> (LocalExecutor, Rc<Faults>) {
     let ring = Ring::new(RingOptions { submissions: 8, completions: 64 }).unwrap();
-    let faults = Rc::new(Faults::default());
+    let faults = Rc::new(Faults { missing_opcode: Cell::new(missing_opcode), ..Faults::default() });
     let port = FaultyRing { ring, faults: Rc::clone(&faults), withheld: Vec::new() };
     (LocalExecutor::builder().close_limit(close_limit).build_on(Box::new(port)).unwrap(), faults)
 }
@@ -124,7 +149,7 @@ impl Image {
     }
 
     fn open(&self) -> DmaFile {
-        DmaFile::open(&self.0, OpenOptions::new().read(true)).unwrap()
+        DmaFile::open(&self.0, OpenOptions::new().read(true).write(true)).unwrap()
     }
 }
 
@@ -290,4 +315,105 @@ fn an_operation_that_ends_late_is_waited_for() {
     drop(read);
     faults.withholds.set(false);
     assert_eq!(executor.close().leaked_operations, 0);
+}
+
+#[test]
+fn an_operation_that_the_kernel_lacks_is_an_error_that_names_it_and_the_kernel() {
+    let image = Image::new("lacks");
+    let missing = |error: std::io::Error| {
+        assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
+        error.get_ref().unwrap().downcast_ref::<MissingOpcode>().unwrap().clone()
+    };
+    let (executor, _) = faulty_without(Some(opcode::Read::CODE), LIMIT);
+    let file = image.open();
+    executor
+        .block_on(async {
+            let mut buffer = DmaBuffer::new(4096);
+            buffer.fill(9);
+            let (read, buffer) = file.read_at(buffer, 0).await;
+            let lacks = missing(read.unwrap_err());
+            assert_eq!((lacks.name, lacks.opcode), ("READ", opcode::Read::CODE));
+            let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+            assert!(lacks.to_string().contains(release.trim()), "{lacks}");
+            assert!(buffer.iter().all(|&byte| byte == 9));
+            file.sync_data().await.unwrap();
+        })
+        .unwrap();
+    // One member of a chain is enough, and nothing of it is done.
+    let (executor, _) = faulty_without(Some(opcode::Fsync::CODE), LIMIT);
+    executor
+        .block_on(async {
+            let (written, _) = file.write_and_sync(DmaBuffer::new(4096), 4096).await;
+            assert_eq!(missing(written.unwrap_err()).name, "FSYNC");
+        })
+        .unwrap();
+    assert_eq!((executor.stats().in_flight, std::fs::read(&image.0).unwrap()[4096]), (0, 2));
+}
+
+#[test]
+fn a_chain_that_is_refused_gives_the_buffer_back_and_leaves_nothing_in_flight() {
+    let image = Image::new("refused-chain");
+    let (executor, faults) = faulty(LIMIT);
+    let file = image.open();
+    executor
+        .block_on(async {
+            let mut buffer = DmaBuffer::new(4096);
+            buffer.fill(9);
+            faults.refused_push.set(Some(libc::ENOMEM));
+            let (written, buffer) = file.write_and_sync(buffer, 0).await;
+            assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::ENOMEM));
+            assert!(buffer.iter().all(|&byte| byte == 9));
+            assert_eq!(std::fs::read(&image.0).unwrap()[0], 1);
+            file.write_and_sync(buffer, 0).await.0.unwrap();
+            assert_eq!(std::fs::read(&image.0).unwrap()[0], 9);
+        })
+        .unwrap();
+    assert_eq!(executor.stats().in_flight, 0);
+}
+
+#[test]
+fn operations_survive_what_system_calls_answer() {
+    let image = Image::new("enters");
+    let (executor, _) = faulty(LIMIT);
+    let file = image.open();
+    let faults = [libc::EINTR, libc::EAGAIN, libc::EBUSY, libc::ETIME].map(Fault::Errno);
+    executor
+        .block_on(async {
+            for round in 0..50 {
+                on_enter([faults[round % 4], Fault::Short(round as u32 % 3), faults[(round / 4) % 4]]);
+                let reads = [0, 4096].map(|offset| {
+                    let file = file.clone();
+                    spawn_local(async move { file.read_at(DmaBuffer::new(4096), offset).await }).unwrap()
+                });
+                for (byte, read) in [1, 2].into_iter().zip(reads) {
+                    let (read, buffer) = read.await.unwrap();
+                    assert_eq!((read.unwrap(), buffer[0], buffer[4095]), (4096, byte, byte), "round {round}");
+                }
+            }
+        })
+        .unwrap();
+    let stats = executor.stats();
+    assert_eq!((stats.in_flight, stats.stray_completions, left()), (0, 0, 0));
+}
+
+/// 64 operations under way, and room for 4 completions.
+#[test]
+fn an_executor_whose_completion_queue_overflows_loses_nothing() {
+    let ring: Ring = Ring::new(RingOptions { submissions: 4, completions: 4 }).unwrap();
+    let executor = LocalExecutor::builder().build_on(Box::new(ring)).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let reader = Rc::new(reader);
+    executor
+        .block_on(async {
+            let polls: Vec<_> =
+                (0..64).map(|_| spawn_local(poll_once(Rc::clone(&reader), Events::READABLE)).unwrap()).collect();
+            sleep(Duration::from_millis(5)).await;
+            std::io::Write::write_all(&mut &writer, b"x").unwrap();
+            for poll in polls {
+                assert!(poll.await.unwrap().0.unwrap().contains(Events::READABLE));
+            }
+        })
+        .unwrap();
+    let stats = executor.stats();
+    assert_eq!((stats.in_flight, stats.stray_completions, Rc::strong_count(&reader)), (0, 0, 1));
 }

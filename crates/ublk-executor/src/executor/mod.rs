@@ -26,6 +26,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
+use io_uring::squeue::{Entry, Entry128, EntryMarker};
 use slotmap::Key;
 
 use crate::clock;
@@ -95,6 +96,7 @@ impl Default for TaskOptions {
 pub struct Builder {
     ring_entries: u32,
     completions: Option<u32>,
+    wide_entries: bool,
     shares: Shares,
     slice: Duration,
     stall_limit: Duration,
@@ -111,6 +113,12 @@ impl Builder {
     /// Completions that the ring holds, at best as many as operations can be under way; default four times the submissions.
     pub fn completions(mut self, entries: u32) -> Builder {
         self.completions = Some(entries);
+        self
+    }
+
+    /// Makes the ring's entries 128 bytes long, which [`crate::io::uring_cmd80`] needs; default false: 64 bytes.
+    pub fn wide_entries(mut self, are_wide: bool) -> Builder {
+        self.wide_entries = are_wide;
         self
     }
 
@@ -144,11 +152,12 @@ impl Builder {
     /// [`ExecutorError::Ring`]: io_uring is switched off or not allowed (EPERM, ENOSYS), or its memory exceeds the limit (ENOMEM).
     /// [`ExecutorError::Signal`]: no file descriptor left.
     pub fn build(self) -> Result<LocalExecutor, ExecutorError> {
-        let ring = self.ring()?;
-        self.build_on(Box::new(ring))
+        let port: Box<dyn Port> =
+            if self.wide_entries { Box::new(self.ring::<Entry128>()?) } else { Box::new(self.ring::<Entry>()?) };
+        self.build_on(port)
     }
 
-    fn ring(&self) -> Result<Ring, RingError> {
+    fn ring<S: EntryMarker>(&self) -> Result<Ring<S>, RingError> {
         let completions = self.completions.unwrap_or(self.ring_entries.saturating_mul(4));
         let options = RingOptions { submissions: self.ring_entries, completions };
         let mut pauses = MEMORY_PAUSES_MS.iter();
@@ -212,6 +221,7 @@ impl LocalExecutor {
         Builder {
             ring_entries: 256,
             completions: None,
+            wide_entries: false,
             shares: Shares::default(),
             slice: Duration::from_micros(200),
             stall_limit: Duration::from_millis(10),

@@ -10,7 +10,7 @@ use io_uring::{opcode, types};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::buffer::{DmaBuffer, IoBuffer};
-use super::operation::{Operation, start};
+use super::operation::{Operation, start, start_linked};
 use crate::reactor::OpKind;
 
 /// The smallest block of any device.
@@ -109,6 +109,41 @@ impl DmaFile {
             }
         }
         (Ok(()), buffer)
+    }
+
+    /// [`DmaFile::write_at`] and [`DmaFile::sync_data`] in one go: the kernel begins the second when the first is done. After a short write
+    /// it does not; the rest follows with a sync of its own.
+    ///
+    /// # Errors
+    /// As [`DmaFile::write_at`] and [`DmaFile::sync_data`]. What was written before stays written.
+    ///
+    /// # Panics
+    /// Outside of an executor, or when the executor of its first poll has ended.
+    pub async fn write_and_sync(&self, mut buffer: DmaBuffer, offset: u64) -> (io::Result<()>, DmaBuffer) {
+        let mut done = 0;
+        loop {
+            // SAFETY: `done` is within the buffer, so the rest is of it.
+            let rest = unsafe { buffer.start().add(done) };
+            let length = length_of(buffer.len() - done);
+            let write = opcode::Write::new(self.fd(), rest, length).offset(offset + done as u64).build();
+            let sync = opcode::Fsync::new(self.fd()).flags(types::FsyncFlags::DATASYNC).build();
+            let held = (buffer, Rc::clone(&self.file));
+            // SAFETY: as in `read_at` and `sync_data`; each of the two owns what it works on.
+            let (write, sync) =
+                unsafe { start_linked((write, OpKind::Bounded, held), (sync, OpKind::Bounded, Rc::clone(&self.file))) };
+            let (written, (back, _)) = write.await;
+            let (synced, _) = sync.await;
+            buffer = back;
+            match written {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),
+                Ok(written) => done += written as usize,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (Err(error), buffer),
+            }
+            if done == buffer.len() {
+                return (synced.map(drop), buffer);
+            }
+        }
     }
 
     /// What was written, and what is needed to find it, is on the disk when this is ready.

@@ -3,8 +3,14 @@
 //! Whoever drops a future of these gives up its result, never its memory: buffer and file stay with the ring until the kernel is done.
 
 mod buffer;
+mod command;
 mod file;
 pub(crate) mod operation;
+#[cfg(all(test, not(loom)))]
+mod operation_tests;
+mod poll;
 
 pub use buffer::{DmaBuffer, IoBuffer};
+pub use command::{uring_cmd16, uring_cmd80};
 pub use file::DmaFile;
+pub use poll::{Events, PollMany, PollOnce, poll_many, poll_once, poll_once_within};

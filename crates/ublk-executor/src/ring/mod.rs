@@ -153,19 +153,25 @@ impl<S: squeue::EntryMarker> Ring<S> {
         if entries.len() > capacity {
             return Err(RingError::ChainTooLong { chain: entries.len(), entries: capacity });
         }
-        let mut attempts = 0;
+        let mut refused = io::Error::from_raw_os_error(libc::EAGAIN);
         // SAFETY: the caller's promise.
-        while unsafe { self.io.submission().push_multiple(entries) }.is_err() {
-            match self.submit() {
-                Err(error) if !is_passing(&error) || attempts == SUBMIT_ATTEMPTS => return Err(enter_error(error)),
-                Ok(()) if attempts == SUBMIT_ATTEMPTS => {
-                    return Err(enter_error(io::Error::from_raw_os_error(libc::EAGAIN)));
-                }
-                Ok(()) | Err(_) => attempts += 1,
+        let mut pushed = unsafe { self.io.submission().push_multiple(entries) };
+        for _ in 0..SUBMIT_ATTEMPTS {
+            if pushed.is_ok() {
+                return Ok(());
             }
-            self.set_aside();
+            match self.submit() {
+                Ok(()) => {}
+                Err(error) if is_passing(&error) => {
+                    refused = error;
+                    self.set_aside();
+                }
+                Err(error) => return Err(enter_error(error)),
+            }
+            // SAFETY: the caller's promise.
+            pushed = unsafe { self.io.submission().push_multiple(entries) };
         }
-        Ok(())
+        pushed.map_err(|_| enter_error(refused))
     }
 
     /// Submits without waiting.

@@ -1,0 +1,107 @@
+//! What the executor needs of a ring, whatever the width of its entries.
+
+use std::os::fd::BorrowedFd;
+
+use io_uring::squeue;
+
+use crate::ring::{Completion, Opcodes, Ring, RingError, Wait};
+
+/// What the executor needs of a ring. Tests put faults in between.
+pub(crate) trait Port {
+    /// # Safety
+    /// As for [`Ring::push`].
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), RingError>;
+    /// # Safety
+    /// As for [`Ring::push_all`].
+    unsafe fn push_chain(&mut self, entries: &[squeue::Entry]) -> Result<(), RingError>;
+    /// # Safety
+    /// As for [`Ring::push`].
+    unsafe fn push_wide(&mut self, entry: &squeue::Entry128) -> Result<(), RingError>;
+    fn turn(&mut self, wait: Wait) -> Result<(), RingError>;
+    fn reap(&mut self, batch: &mut Vec<Completion>);
+    fn has_work(&mut self) -> bool;
+    fn is_quiet(&mut self) -> bool;
+    fn register_files(&mut self, files: &[BorrowedFd<'_>]) -> Result<(), RingError>;
+    fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError>;
+    fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError>;
+    fn leave_registered(&mut self);
+    /// Enters and completions so far.
+    fn counts(&self) -> (u64, u64);
+    fn opcodes(&self) -> Opcodes;
+}
+
+/// Whether an entry of 128 bytes fits.
+pub(crate) trait FromWide: squeue::EntryMarker {
+    fn from_wide(entry: &squeue::Entry128) -> Option<Self>;
+}
+
+impl FromWide for squeue::Entry {
+    fn from_wide(_: &squeue::Entry128) -> Option<squeue::Entry> {
+        None
+    }
+}
+
+impl FromWide for squeue::Entry128 {
+    fn from_wide(entry: &squeue::Entry128) -> Option<squeue::Entry128> {
+        Some(entry.clone())
+    }
+}
+
+impl<S: FromWide> Port for Ring<S> {
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), RingError> {
+        // SAFETY: the caller's promise.
+        unsafe { Ring::push(self, &S::from(entry.clone())) }
+    }
+
+    unsafe fn push_chain(&mut self, entries: &[squeue::Entry]) -> Result<(), RingError> {
+        let entries: Vec<S> = entries.iter().cloned().map(S::from).collect();
+        // SAFETY: the caller's promise.
+        unsafe { Ring::push_all(self, &entries) }
+    }
+
+    unsafe fn push_wide(&mut self, entry: &squeue::Entry128) -> Result<(), RingError> {
+        let entry = S::from_wide(entry).ok_or(RingError::Narrow)?;
+        // SAFETY: the caller's promise.
+        unsafe { Ring::push(self, &entry) }
+    }
+
+    fn turn(&mut self, wait: Wait) -> Result<(), RingError> {
+        Ring::turn(self, wait)
+    }
+
+    fn reap(&mut self, batch: &mut Vec<Completion>) {
+        Ring::reap(self, batch);
+    }
+
+    fn has_work(&mut self) -> bool {
+        Ring::has_work(self)
+    }
+
+    fn is_quiet(&mut self) -> bool {
+        Ring::is_quiet(self)
+    }
+
+    fn register_files(&mut self, files: &[BorrowedFd<'_>]) -> Result<(), RingError> {
+        Ring::register_files(self, files)
+    }
+
+    fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError> {
+        Ring::register_buffer_table(self, count)
+    }
+
+    fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError> {
+        Ring::register_eventfd(self, fd)
+    }
+
+    fn leave_registered(&mut self) {
+        Ring::leave_registered(self);
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        Ring::counts(self)
+    }
+
+    fn opcodes(&self) -> Opcodes {
+        Ring::opcodes(self)
+    }
+}
