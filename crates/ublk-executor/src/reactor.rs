@@ -10,6 +10,7 @@
 //! Foreign code (wakers, destructors) is handed out, and never run in here: it may call the executor, which has lent the reactor.
 
 mod port;
+mod slots;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -24,6 +25,7 @@ use io_uring::{opcode, squeue, types};
 use slotmap::{Key, KeyData, SlotMap};
 
 pub(crate) use self::port::Port;
+use self::slots::{Slots, tables};
 use crate::external::{Externals, client_of};
 use crate::ring::{Completion, MissingOpcode, Opcodes, RingError, Wait};
 
@@ -66,19 +68,13 @@ struct Stream {
 /// A multishot operation whose results nobody takes is cancelled at this many: it ends, and whoever takes them starts it anew.
 const STREAM_LIMIT: usize = 1024;
 
-impl Stream {
-    fn discard_all(&mut self) {
+impl Drop for Stream {
+    fn drop(&mut self) {
         for result in self.results.drain(..) {
             if let Ok(result) = u32::try_from(result) {
                 (self.discard)(result);
             }
         }
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.discard_all();
     }
 }
 
@@ -111,6 +107,8 @@ pub(crate) struct Reactor {
     in_flight: usize,
     listener: OwnedFd,
     opcodes: Opcodes,
+    files: Slots,
+    buffers: Slots,
     batch: Vec<Completion>,
     outcome: Outcome,
     /// Completions that belong to no operation: late or doubled ones. The kernel sends none.
@@ -151,12 +149,27 @@ pub(crate) struct Outcome {
 pub(crate) const BATCH: usize = 256;
 
 impl Reactor {
-    /// `listener` is readable when the executor was woken.
-    pub(crate) fn new(port: Box<dyn Port>, listener: OwnedFd) -> Result<Reactor, RingError> {
-        let batch = Vec::with_capacity(BATCH);
-        let (ops, externals, outcome) = (SlotMap::with_key(), Externals::default(), Outcome::default());
-        let opcodes = port.opcodes();
-        let mut reactor = Reactor { port, externals, ops, in_flight: 0, listener, opcodes, batch, outcome, strays: 0 };
+    /// `listener` is readable when the executor was woken; tables for that many fixed files and buffers.
+    pub(crate) fn new(
+        mut port: Box<dyn Port>,
+        listener: OwnedFd,
+        fixed_files: u32,
+        fixed_buffers: u32,
+    ) -> Result<Reactor, RingError> {
+        let (files, buffers) = tables(&mut *port, fixed_files, fixed_buffers)?;
+        let mut reactor = Reactor {
+            externals: Externals::default(),
+            ops: SlotMap::with_key(),
+            in_flight: 0,
+            listener,
+            opcodes: port.opcodes(),
+            port,
+            files,
+            buffers,
+            batch: Vec::with_capacity(BATCH),
+            outcome: Outcome::default(),
+            strays: 0,
+        };
         reactor.arm_wake()?;
         Ok(reactor)
     }
@@ -312,9 +325,6 @@ impl Reactor {
             OpState::InFlight(waker) => waker,
             _ => None,
         };
-        if let Some(stream) = &mut op.stream {
-            stream.discard_all();
-        }
         if op.kind == OpKind::Cancelable {
             self.cancel(key);
         }
@@ -393,9 +403,8 @@ impl Reactor {
             if completion.more || completion.result != -libc::ECANCELED {
                 stream.results.push_back(completion.result);
             }
-            match &mut op.state {
-                OpState::InFlight(waker) => self.outcome.wakers.extend(waker.take()),
-                _ => stream.discard_all(),
+            if let OpState::InFlight(waker) = &mut op.state {
+                self.outcome.wakers.extend(waker.take());
             }
             is_full = stream.results.len() >= STREAM_LIMIT && !mem::replace(&mut stream.is_cancelled, true);
         }

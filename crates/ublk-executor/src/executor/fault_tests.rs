@@ -14,7 +14,7 @@ use io_uring::{opcode, squeue};
 
 use super::{ExecutorError, LocalExecutor, sleep, spawn_local, yield_now};
 use crate::MissingOpcode;
-use crate::io::{DmaBuffer, DmaFile, Events, poll_once};
+use crate::io::{DmaBuffer, DmaFile, Events, FixedBuffer, poll_once};
 use crate::reactor::Port;
 use crate::ring::faults::{Fault, left, on_enter};
 use crate::ring::{Completion, Opcodes, Ring, RingError, RingOptions, Wait};
@@ -103,6 +103,19 @@ impl Port for FaultyRing {
 
     fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError> {
         self.ring.register_buffer_table(count)
+    }
+
+    fn register_file_table(&mut self, count: u32) -> Result<(), RingError> {
+        self.ring.register_file_table(count)
+    }
+
+    fn set_file(&mut self, slot: u32, file: Option<BorrowedFd<'_>>) -> Result<(), RingError> {
+        self.ring.set_file(slot, file)
+    }
+
+    unsafe fn set_buffer(&mut self, slot: u32, start: *mut u8, bytes: usize) -> Result<(), RingError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.ring.set_buffer(slot, start, bytes) }
     }
 
     fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError> {
@@ -348,6 +361,32 @@ fn an_operation_that_the_kernel_lacks_is_an_error_that_names_it_and_the_kernel()
         })
         .unwrap();
     assert_eq!((executor.stats().in_flight, std::fs::read(&image.0).unwrap()[4096]), (0, 2));
+}
+
+/// That a fixed buffer goes by its slot shows in the operation that is missing then.
+#[test]
+fn a_fixed_buffer_asks_for_the_operations_of_fixed_buffers() {
+    let image = Image::new("fixed-lacks");
+    for (missing, name) in [(opcode::ReadFixed::CODE, "READ_FIXED"), (opcode::WriteFixed::CODE, "WRITE_FIXED")] {
+        let ring = Ring::new(RingOptions { submissions: 8, completions: 64 }).unwrap();
+        let faults = Rc::new(Faults { missing_opcode: Cell::new(Some(missing)), ..Faults::default() });
+        let port = Box::new(FaultyRing { ring, faults, withheld: Vec::new() });
+        let executor = LocalExecutor::builder().fixed_buffers(1).build_on(port).unwrap();
+        let file = image.open();
+        executor
+            .block_on(async {
+                let (read, buffer) = file.read_at(FixedBuffer::new(4096).unwrap(), 0).await;
+                let (written, _) = file.write_at(buffer, 0).await;
+                let (failed, passed) = if name == "READ_FIXED" {
+                    (read.map(drop).unwrap_err(), written)
+                } else {
+                    (written.unwrap_err(), read.map(drop))
+                };
+                passed.unwrap();
+                assert!(failed.to_string().contains(name), "{failed}");
+            })
+            .unwrap();
+    }
 }
 
 #[test]

@@ -97,6 +97,8 @@ pub struct Builder {
     ring_entries: u32,
     completions: Option<u32>,
     wide_entries: bool,
+    fixed_files: u32,
+    fixed_buffers: u32,
     shares: Shares,
     slice: Duration,
     stall_limit: Duration,
@@ -119,6 +121,20 @@ impl Builder {
     /// Makes the ring's entries 128 bytes long, which [`crate::io::uring_cmd80`] needs; default false: 64 bytes.
     pub fn wide_entries(mut self, are_wide: bool) -> Builder {
         self.wide_entries = are_wide;
+        self
+    }
+
+    /// Places for [`DmaFile::fixed`](crate::io::DmaFile::fixed); default 0. The table is the ring's only one: clients that register files of
+    /// their own cannot share it.
+    pub fn fixed_files(mut self, count: u32) -> Builder {
+        self.fixed_files = count;
+        self
+    }
+
+    /// Places for [`FixedBuffer`](crate::io::FixedBuffer), at most 16384; default 0. The table is the ring's only one: clients that
+    /// register buffers of their own cannot share it.
+    pub fn fixed_buffers(mut self, count: u32) -> Builder {
+        self.fixed_buffers = count;
         self
     }
 
@@ -149,7 +165,8 @@ impl Builder {
     /// Makes the executor, for this thread. Waits up to a second for the memory of rings that were closed: the kernel gives it back later.
     ///
     /// # Errors
-    /// [`ExecutorError::Ring`]: io_uring is switched off or not allowed (EPERM, ENOSYS), or its memory exceeds the limit (ENOMEM).
+    /// [`ExecutorError::Ring`]: io_uring is switched off or not allowed (EPERM, ENOSYS), or its memory exceeds the limit (ENOMEM),
+    /// or the kernel's answer to the tables of fixed files and buffers.
     /// [`ExecutorError::Signal`]: no file descriptor left.
     pub fn build(self) -> Result<LocalExecutor, ExecutorError> {
         let port: Box<dyn Port> =
@@ -175,7 +192,7 @@ impl Builder {
     fn build_on(self, port: Box<dyn Port>) -> Result<LocalExecutor, ExecutorError> {
         let signal = EventFd::new().map_err(ExecutorError::Signal)?;
         let listener = signal.listener().map_err(ExecutorError::Signal)?;
-        let reactor = Reactor::new(port, listener)?;
+        let reactor = Reactor::new(port, listener, self.fixed_files, self.fixed_buffers)?;
         let inbox = Arc::new(TaskInbox::new(signal));
         let core = core::Core::new(inbox, reactor, self.shares, self.slice, self.stall_limit);
         Ok(LocalExecutor { core, close_limit: self.close_limit })
@@ -222,6 +239,8 @@ impl LocalExecutor {
             ring_entries: 256,
             completions: None,
             wide_entries: false,
+            fixed_files: 0,
+            fixed_buffers: 0,
             shares: Shares::default(),
             slice: Duration::from_micros(200),
             stall_limit: Duration::from_millis(10),

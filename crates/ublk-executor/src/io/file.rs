@@ -6,10 +6,11 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::rc::Rc;
 
-use io_uring::{opcode, types};
+use io_uring::{opcode, squeue, types};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use super::buffer::{DmaBuffer, IoBuffer};
+use super::buffer::IoBuffer;
+use super::fixed::{DmaMemory, FileSlot};
 use super::operation::{Operation, start, start_linked};
 use crate::reactor::OpKind;
 
@@ -23,6 +24,13 @@ const SECTOR_BYTES: usize = 512;
 /// with the ring until it has.
 #[derive(Debug, Clone)]
 pub struct DmaFile {
+    opened: Rc<Opened>,
+}
+
+/// What operations keep until they have ended.
+#[derive(Debug)]
+struct Opened {
+    slot: Option<FileSlot>,
     file: Rc<File>,
 }
 
@@ -35,7 +43,20 @@ impl DmaFile {
         let file = options.open(path)?;
         // Not as one more custom flag: those of the caller, O_DSYNC among them, would be lost.
         fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::DIRECT)?;
-        Ok(DmaFile { file: Rc::new(file) })
+        Ok(DmaFile { opened: Rc::new(Opened { slot: None, file: Rc::new(file) }) })
+    }
+
+    /// The same file, for whose operations on this executor the kernel need not look the descriptor up. Its slot is given back by the last
+    /// of its clones and operations.
+    ///
+    /// # Errors
+    /// ResourceBusy with [`super::NoSlot`]: [`crate::executor::Builder::fixed_files`] are taken. The kernel's.
+    ///
+    /// # Panics
+    /// Outside of an executor.
+    pub fn fixed(&self) -> io::Result<DmaFile> {
+        let file = Rc::clone(&self.opened.file);
+        Ok(DmaFile { opened: Rc::new(Opened { slot: Some(FileSlot::new(&file)?), file }) })
     }
 
     /// Size in bytes, of a file or of a block device. Blocks the thread for a moment.
@@ -44,7 +65,7 @@ impl DmaFile {
     /// The kernel's.
     pub fn size(&self) -> io::Result<u64> {
         // A device's metadata do not tell; reads and writes carry their offsets, so the position is nobody's.
-        (&*self.file).seek(SeekFrom::End(0))
+        (&*self.opened.file).seek(SeekFrom::End(0))
     }
 
     /// Fills the buffer from `offset` on: the bytes read, fewer only at the end of the file, and the buffer. Short reads are resumed.
@@ -54,16 +75,13 @@ impl DmaFile {
     ///
     /// # Panics
     /// Outside of an executor, or when the executor of its first poll has ended.
-    pub async fn read_at(&self, mut buffer: DmaBuffer, offset: u64) -> (io::Result<usize>, DmaBuffer) {
+    pub async fn read_at<B: DmaMemory>(&self, mut buffer: B, offset: u64) -> (io::Result<usize>, B) {
         let mut done = 0;
-        while done < buffer.len() {
-            // SAFETY: `done` is within the buffer, so the rest is of it.
-            let rest = unsafe { buffer.start().add(done) };
-            let entry =
-                opcode::Read::new(self.fd(), rest, length_of(buffer.len() - done)).offset(offset + done as u64).build();
+        while done < buffer.bytes() {
+            let entry = self.read_entry(&mut buffer, done, offset);
             // SAFETY: the entry points into the buffer, whose bytes do not move with it; the operation owns both buffer and file.
-            let operation: Operation<(DmaBuffer, Rc<File>)> =
-                unsafe { start(entry, OpKind::Bounded, (buffer, Rc::clone(&self.file))) };
+            let operation: Operation<(B, Rc<Opened>)> =
+                unsafe { start(entry, OpKind::Bounded, (buffer, Rc::clone(&self.opened))) };
             let (result, (back, _)) = operation.await;
             buffer = back;
             match result {
@@ -88,17 +106,13 @@ impl DmaFile {
     ///
     /// # Panics
     /// Outside of an executor, or when the executor of its first poll has ended.
-    pub async fn write_at(&self, mut buffer: DmaBuffer, offset: u64) -> (io::Result<()>, DmaBuffer) {
+    pub async fn write_at<B: DmaMemory>(&self, mut buffer: B, offset: u64) -> (io::Result<()>, B) {
         let mut done = 0;
-        while done < buffer.len() {
-            // SAFETY: `done` is within the buffer, so the rest is of it.
-            let rest = unsafe { buffer.start().add(done) };
-            let entry = opcode::Write::new(self.fd(), rest, length_of(buffer.len() - done))
-                .offset(offset + done as u64)
-                .build();
+        while done < buffer.bytes() {
+            let entry = self.write_entry(&mut buffer, done, offset);
             // SAFETY: as in `read_at`.
-            let operation: Operation<(DmaBuffer, Rc<File>)> =
-                unsafe { start(entry, OpKind::Bounded, (buffer, Rc::clone(&self.file))) };
+            let operation: Operation<(B, Rc<Opened>)> =
+                unsafe { start(entry, OpKind::Bounded, (buffer, Rc::clone(&self.opened))) };
             let (result, (back, _)) = operation.await;
             buffer = back;
             match result {
@@ -119,18 +133,16 @@ impl DmaFile {
     ///
     /// # Panics
     /// Outside of an executor, or when the executor of its first poll has ended.
-    pub async fn write_and_sync(&self, mut buffer: DmaBuffer, offset: u64) -> (io::Result<()>, DmaBuffer) {
+    pub async fn write_and_sync<B: DmaMemory>(&self, mut buffer: B, offset: u64) -> (io::Result<()>, B) {
         let mut done = 0;
         loop {
-            // SAFETY: `done` is within the buffer, so the rest is of it.
-            let rest = unsafe { buffer.start().add(done) };
-            let length = length_of(buffer.len() - done);
-            let write = opcode::Write::new(self.fd(), rest, length).offset(offset + done as u64).build();
-            let sync = opcode::Fsync::new(self.fd()).flags(types::FsyncFlags::DATASYNC).build();
-            let held = (buffer, Rc::clone(&self.file));
+            let write = self.write_entry(&mut buffer, done, offset);
+            let sync = self.sync_entry();
+            let held = (buffer, Rc::clone(&self.opened));
             // SAFETY: as in `read_at` and `sync_data`; each of the two owns what it works on.
-            let (write, sync) =
-                unsafe { start_linked((write, OpKind::Bounded, held), (sync, OpKind::Bounded, Rc::clone(&self.file))) };
+            let (write, sync) = unsafe {
+                start_linked((write, OpKind::Bounded, held), (sync, OpKind::Bounded, Rc::clone(&self.opened)))
+            };
             let (written, (back, _)) = write.await;
             let (synced, _) = sync.await;
             buffer = back;
@@ -140,7 +152,7 @@ impl DmaFile {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return (Err(error), buffer),
             }
-            if done == buffer.len() {
+            if done == buffer.bytes() {
                 return (synced.map(drop), buffer);
             }
         }
@@ -154,9 +166,9 @@ impl DmaFile {
     /// # Panics
     /// Outside of an executor.
     pub async fn sync_data(&self) -> io::Result<()> {
-        let entry = opcode::Fsync::new(self.fd()).flags(types::FsyncFlags::DATASYNC).build();
+        let entry = self.sync_entry();
         // SAFETY: FSYNC points to no memory; the operation owns the file.
-        let operation = unsafe { start(entry, OpKind::Bounded, Rc::clone(&self.file)) };
+        let operation = unsafe { start(entry, OpKind::Bounded, Rc::clone(&self.opened)) };
         operation.await.0.map(drop)
     }
 
@@ -183,15 +195,47 @@ impl DmaFile {
     }
 
     async fn fallocate(&self, mode: i32, offset: u64, bytes: u64) -> io::Result<()> {
-        let entry = opcode::Fallocate::new(self.fd(), bytes).offset(offset).mode(mode).build();
+        let entry = self.entry(|fd| opcode::Fallocate::new(fd, bytes).offset(offset).mode(mode).build());
         // SAFETY: FALLOCATE points to no memory; the operation owns the file.
-        let operation = unsafe { start(entry, OpKind::Bounded, Rc::clone(&self.file)) };
+        let operation = unsafe { start(entry, OpKind::Bounded, Rc::clone(&self.opened)) };
         operation.await.0.map(drop)
     }
 
-    fn fd(&self) -> types::Fd {
-        types::Fd(self.file.as_raw_fd())
+    /// Reads the rest of the buffer, from byte `done` on.
+    fn read_entry<B: DmaMemory>(&self, buffer: &mut B, done: usize, offset: u64) -> squeue::Entry {
+        let (rest, length, offset) = (rest_of(buffer, done), length_of(buffer.bytes() - done), offset + done as u64);
+        self.entry(|fd| match buffer.slot() {
+            None => opcode::Read::new(fd, rest, length).offset(offset).build(),
+            Some(slot) => opcode::ReadFixed::new(fd, rest, length, slot).offset(offset).build(),
+        })
     }
+
+    /// Writes the rest of the buffer, from byte `done` on.
+    fn write_entry<B: DmaMemory>(&self, buffer: &mut B, done: usize, offset: u64) -> squeue::Entry {
+        let (rest, length, offset) = (rest_of(buffer, done), length_of(buffer.bytes() - done), offset + done as u64);
+        self.entry(|fd| match buffer.slot() {
+            None => opcode::Write::new(fd, rest, length).offset(offset).build(),
+            Some(slot) => opcode::WriteFixed::new(fd, rest, length, slot).offset(offset).build(),
+        })
+    }
+
+    fn sync_entry(&self) -> squeue::Entry {
+        self.entry(|fd| opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build())
+    }
+
+    /// An entry that names the file, by its slot if it has one here.
+    fn entry(&self, build: impl FnOnce(types::Fd) -> squeue::Entry) -> squeue::Entry {
+        match self.opened.slot.as_ref().and_then(FileSlot::index) {
+            None => build(types::Fd(self.opened.file.as_raw_fd())),
+            Some(index) => build(types::Fd(index as i32)).flags(squeue::Flags::FIXED_FILE),
+        }
+    }
+}
+
+fn rest_of(buffer: &mut impl IoBuffer, done: usize) -> *mut u8 {
+    debug_assert!(done <= buffer.bytes());
+    // SAFETY: `done` is within the buffer, so the rest is of it.
+    unsafe { buffer.start().add(done) }
 }
 
 /// The kernel takes at most 2 GiB less a page at once; longer buffers are read and written in part.

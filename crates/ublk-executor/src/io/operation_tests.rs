@@ -149,8 +149,8 @@ fn connections_that_nobody_takes_are_closed() {
             drop(accepts);
             // This one may be accepted before the cancellation is.
             let mut last = connect();
-            assert_eq!((end_of(&mut first), end_of(&mut second)), (Some(()), Some(())));
             until_nothing_is_in_flight(&executor).await;
+            assert_eq!((end_of(&mut first), end_of(&mut second)), (Some(()), Some(())));
             assert_eq!(end_of(&mut taken), None);
             close(fd);
             assert_eq!(end_of(&mut taken), Some(()));

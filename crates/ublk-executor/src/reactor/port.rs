@@ -23,6 +23,11 @@ pub(crate) trait Port {
     fn is_quiet(&mut self) -> bool;
     fn register_files(&mut self, files: &[BorrowedFd<'_>]) -> Result<(), RingError>;
     fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError>;
+    fn register_file_table(&mut self, count: u32) -> Result<(), RingError>;
+    fn set_file(&mut self, slot: u32, file: Option<BorrowedFd<'_>>) -> Result<(), RingError>;
+    /// # Safety
+    /// As for [`Ring::set_buffer`].
+    unsafe fn set_buffer(&mut self, slot: u32, start: *mut u8, bytes: usize) -> Result<(), RingError>;
     fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError>;
     fn leave_registered(&mut self);
     /// Enters and completions so far.
@@ -87,6 +92,19 @@ impl<S: FromWide> Port for Ring<S> {
 
     fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError> {
         Ring::register_buffer_table(self, count)
+    }
+
+    fn register_file_table(&mut self, count: u32) -> Result<(), RingError> {
+        Ring::register_file_table(self, count)
+    }
+
+    fn set_file(&mut self, slot: u32, file: Option<BorrowedFd<'_>>) -> Result<(), RingError> {
+        Ring::set_file(self, slot, file)
+    }
+
+    unsafe fn set_buffer(&mut self, slot: u32, start: *mut u8, bytes: usize) -> Result<(), RingError> {
+        // SAFETY: the caller's promise.
+        unsafe { Ring::set_buffer(self, slot, start, bytes) }
     }
 
     fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError> {

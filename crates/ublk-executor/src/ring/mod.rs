@@ -268,6 +268,43 @@ impl<S: squeue::EntryMarker> Ring<S> {
             .map_err(|source| RingError::Kernel { call: "io_uring_register(BUFFERS)", source })
     }
 
+    /// Makes an empty table of `count` files, for [`Ring::set_file`].
+    ///
+    /// # Errors
+    /// The kernel's answer, EMFILE among them.
+    pub fn register_file_table(&mut self, count: u32) -> Result<(), RingError> {
+        self.io
+            .submitter()
+            .register_files_sparse(count)
+            .map_err(|source| RingError::Kernel { call: "io_uring_register(FILES)", source })
+    }
+
+    /// Puts a file into a place of the table, or takes it out. Operations under way keep theirs.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn set_file(&mut self, slot: u32, file: Option<BorrowedFd<'_>>) -> Result<(), RingError> {
+        let raw = file.map_or(-1, |file| file.as_raw_fd());
+        match self.io.submitter().register_files_update(slot, &[raw]) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(RingError::Kernel { call: "io_uring_register(FILES_UPDATE)", source }),
+        }
+    }
+
+    /// Pins memory and puts it into a place of the table of buffers; null takes out what is there.
+    ///
+    /// # Safety
+    /// The memory stays allocated until it was taken out, or the ring is closed.
+    ///
+    /// # Errors
+    /// The kernel's answer, ENOMEM beyond RLIMIT_MEMLOCK among them.
+    pub unsafe fn set_buffer(&mut self, slot: u32, start: *mut u8, bytes: usize) -> Result<(), RingError> {
+        let buffer = libc::iovec { iov_base: start.cast(), iov_len: bytes };
+        // SAFETY: the caller's promise; the kernel reads the iovec during the call alone.
+        unsafe { self.io.submitter().register_buffers_update(slot, &[buffer], None) }
+            .map_err(|source| RingError::Kernel { call: "io_uring_register(BUFFERS_UPDATE)", source })
+    }
+
     /// Signals `fd`, an eventfd, whenever a completion waits: for owners that sleep in another event loop.
     /// A turn that leaves work behind raises no new signal.
     ///
