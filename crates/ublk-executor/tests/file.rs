@@ -106,3 +106,22 @@ fn errors_are_the_kernels_and_the_buffer_comes_back() {
         .unwrap();
     std::fs::remove_file(path).unwrap();
 }
+
+/// A FIFO takes the bytes, and cannot be synced.
+#[test]
+fn a_sync_that_fails_after_its_write_is_the_error() {
+    let path = path("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+    let file = DmaFile::open(&path, OpenOptions::new().read(true).write(true)).unwrap();
+    LocalExecutor::new()
+        .unwrap()
+        .block_on(async {
+            let (written, buffer) = file.write_and_sync(pattern(4096, 5), 0).await;
+            assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+            let (read, back) = file.read_at(DmaBuffer::new(4096), 0).await;
+            assert_eq!(read.unwrap(), 4096);
+            assert!(back[..] == buffer[..]);
+        })
+        .unwrap();
+    std::fs::remove_file(path).unwrap();
+}

@@ -118,3 +118,33 @@ fn every_edge_is_told_once_by_one_operation() {
         })
         .unwrap();
 }
+
+/// Nobody takes its edges, so it ends; whoever takes them then gets all of them, and those that come later.
+#[test]
+fn a_wait_that_has_ended_is_armed_anew() {
+    let executor = LocalExecutor::new().unwrap();
+    executor
+        .block_on(async {
+            let (reader, mut writer) = ends();
+            let mut edges = poll_many(Rc::clone(&reader), Events::READABLE);
+            sleep(Duration::from_micros(1)).await;
+            let mut written = 0;
+            while executor.stats().in_flight > 0 {
+                written += 1;
+                assert!(written < 10_000, "nothing limits what waits");
+                writer.write_all(b"a").unwrap();
+                sleep(Duration::from_micros(1)).await;
+            }
+            for _ in 0..1000 {
+                assert_eq!(edges.next().await.unwrap(), Events::READABLE);
+            }
+            assert_eq!(executor.stats().in_flight, 0);
+            // The rest, and then those of a new wait.
+            for _ in 1000..written + 10 {
+                writer.write_all(b"a").unwrap();
+                assert_eq!(edges.next().await.unwrap(), Events::READABLE);
+            }
+            assert_eq!(executor.stats().in_flight, 1);
+        })
+        .unwrap();
+}
