@@ -81,6 +81,9 @@ pub struct FixedBuffer {
     buffer: DmaBuffer,
 }
 
+assert_not_impl!(FixedBuffer, Send);
+assert_not_impl!(FixedBuffer, Sync);
+
 impl FixedBuffer {
     /// Zero-filled, of a length as [`DmaBuffer::new`], pinned for the executor of this thread.
     ///

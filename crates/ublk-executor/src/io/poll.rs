@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::ops::BitOr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -89,6 +89,9 @@ pub async fn poll_once_within<F: AsFd + 'static>(fd: F, events: Events, limit: D
 pub struct PollOnce<F: 'static> {
     operation: Operation<F>,
 }
+
+assert_not_impl!(PollOnce<OwnedFd>, Send);
+assert_not_impl!(PollMany<OwnedFd>, Send);
 
 impl<F> PollOnce<F> {
     /// Asks the kernel to end the wait, and is the same future still: soon ready with ECANCELED, or with what was ready before, and the
