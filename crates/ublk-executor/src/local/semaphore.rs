@@ -52,6 +52,11 @@ impl Semaphore {
         let is_first = self.shared.waiting.borrow().is_empty();
         (is_first && self.shared.take(permits)).then(|| Permit { shared: Rc::clone(&self.shared), permits })
     }
+
+    /// Makes more of them.
+    pub(super) fn add(&self, permits: usize) {
+        self.shared.give_back(permits);
+    }
 }
 
 impl Shared {
