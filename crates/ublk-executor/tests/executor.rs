@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -159,6 +160,78 @@ fn a_task_that_cancels_itself_is_dropped_when_its_poll_returns() {
     executor.block_on(sleep(Duration::from_millis(1))).unwrap();
     assert_eq!(drops.count(), 1);
     assert_eq!(executor.stats().tasks, 0);
+}
+
+#[test]
+fn cancel_and_wait_gives_the_output_of_a_task_that_had_ended() {
+    let drops = Drops::default();
+    let guard = drops.guard();
+    executor()
+        .block_on(async {
+            let done = spawn_local(async { "done" }).unwrap();
+            let waits = spawn_local(parked(guard)).unwrap();
+            let unpolled = spawn_local(parked(drops.guard())).unwrap();
+            yield_now().await;
+            assert_eq!(done.cancel_and_wait().await, Some("done"));
+            let mut taken = spawn_local(async { "taken" }).unwrap();
+            assert_eq!((&mut taken).await.unwrap(), "taken");
+            assert_eq!(taken.cancel_and_wait().await, None);
+            let cancelling = waits.cancel_and_wait();
+            assert_eq!(drops.count(), 0, "nothing happens before the first poll");
+            assert_eq!((cancelling.await, drops.count()), (None, 1));
+            drop(unpolled.cancel_and_wait());
+            assert_eq!(drops.count(), 2);
+        })
+        .unwrap();
+}
+
+/// A task that begins to cancel itself within its poll, and leaves the wait to another.
+fn cancelled_under_its_poll(drops: &Drops, ends: bool) -> (Option<i32>, usize) {
+    type Waiting = Pin<Box<dyn Future<Output = Option<i32>>>>;
+    let own: Rc<RefCell<Option<JoinHandle<i32>>>> = Rc::default();
+    let waiting: Rc<RefCell<Option<Waiting>>> = Rc::default();
+    let (handle, leaves, guard, seen) = (Rc::clone(&own), Rc::clone(&waiting), drops.guard(), drops.clone());
+    let executor = executor();
+    let cancels = poll_fn(move |_| {
+        let _guard = &guard;
+        let mut cancelling: Waiting = Box::pin(handle.take().unwrap().cancel_and_wait());
+        assert!(cancelling.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        *leaves.borrow_mut() = Some(cancelling);
+        assert_eq!(seen.count(), 0, "dropped under its own poll");
+        if ends { Poll::Ready(5) } else { Poll::Pending }
+    });
+    *own.borrow_mut() = Some(executor.spawn_local(cancels).unwrap());
+    let answer = executor.block_on(async {
+        yield_now().await;
+        let cancelling = waiting.take().unwrap();
+        cancelling.await
+    });
+    (answer.unwrap(), drops.count())
+}
+
+#[test]
+fn cancel_and_wait_waits_for_the_poll_that_is_under_way() {
+    assert_eq!(cancelled_under_its_poll(&Drops::default(), false), (None, 1));
+    assert_eq!(cancelled_under_its_poll(&Drops::default(), true), (Some(5), 1));
+}
+
+#[test]
+fn a_task_that_cancels_itself_and_waits_is_dropped_at_the_await() {
+    let drops = Drops::default();
+    let guard = drops.guard();
+    let executor = executor();
+    let slot: Rc<RefCell<Option<JoinHandle<()>>>> = Rc::default();
+    let own = Rc::clone(&slot);
+    let task = executor.spawn_local(async move {
+        let _guard = guard;
+        let handle = own.take().unwrap();
+        handle.cancel_and_wait().await;
+        unreachable!("a cancelled task goes on");
+    });
+    *slot.borrow_mut() = Some(task.unwrap());
+    executor.block_on(sleep(Duration::from_millis(1))).unwrap();
+    let stats = executor.stats();
+    assert_eq!((drops.count(), stats.tasks, stats.panics), (1, 0, 0));
 }
 
 #[test]

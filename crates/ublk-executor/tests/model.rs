@@ -49,6 +49,9 @@ enum Step {
     Cancel {
         task: usize,
     },
+    CancelAndWait {
+        task: usize,
+    },
     Join {
         task: usize,
     },
@@ -67,6 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => task.clone().prop_map(|task| Step::Detach { task }),
         1 => task.clone().prop_map(|task| Step::DropHandle { task }),
         1 => task.clone().prop_map(|task| Step::Cancel { task }),
+        1 => task.clone().prop_map(|task| Step::CancelAndWait { task }),
         2 => task.prop_map(|task| Step::Join { task }),
         4 => Just(Step::Run),
     ]
@@ -195,6 +199,14 @@ impl Model {
             Step::Cancel { task } => {
                 if let Some((probe, handle)) = self.take_handle(task) {
                     assert_eq!(handle.cancel(), probe.has_ended.get().then_some(task));
+                    self.check_gone(&probe);
+                }
+            }
+            Step::CancelAndWait { task } => {
+                if let Some((probe, handle)) = self.take_handle(task) {
+                    // Before its turn comes the task may be polled, and end.
+                    let output = self.executor.block_on(handle.cancel_and_wait()).unwrap();
+                    assert_eq!(output, probe.has_ended.get().then_some(task));
                     self.check_gone(&probe);
                 }
             }

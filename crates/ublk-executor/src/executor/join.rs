@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -135,6 +135,20 @@ impl<T> JoinHandle<T> {
     pub fn cancel(self) -> Option<T> {
         self.drop_task();
         self.cell.take()
+    }
+
+    /// Cancels the task when first polled; ready when its future has been dropped. The output, if it had ended before, or ended in the poll
+    /// in which it was cancelled. Buffers of operations that were under way stay with the executor until the kernel is done with them.
+    ///
+    /// Differs from [`JoinHandle::cancel`] for a task that is being polled: it is waited for. A task that does this to itself is dropped at
+    /// the await. Cancel-safe: dropping it cancels the task too.
+    pub async fn cancel_and_wait(self) -> Option<T> {
+        self.drop_task();
+        poll_fn(|context| match self.is_finished() {
+            true => Poll::Ready(self.cell.take()), // None if it was awaited to its end before
+            false => self.cell.poll(context).map(Result::ok),
+        })
+        .await
     }
 
     /// From its next wake on the task runs in this class.
