@@ -17,6 +17,7 @@ use slotmap::{Key, SlotMap};
 use super::class::{Class, RunQueues, Shares};
 use super::context;
 use super::join::{JoinCell, JoinError, JoinHandle};
+use super::locals::CurrentLocals;
 use super::stats::{Counters, Stats};
 use super::task::{Body, Message, Task, TaskInbox, TaskKey, WakeCell};
 use super::timers::Timers;
@@ -28,6 +29,7 @@ use crate::ring::{RingError, Wait};
 pub(crate) struct Core {
     pub(super) inbox: Arc<TaskInbox>,
     pub(super) timers: RefCell<Timers>,
+    pub(super) locals: CurrentLocals,
     /// None once it was drained.
     reactor: RefCell<Option<Reactor>>,
     pub(super) counters: Counters,
@@ -73,6 +75,7 @@ impl Core {
         Rc::new(Core {
             inbox,
             timers: RefCell::default(),
+            locals: CurrentLocals::default(),
             reactor: RefCell::new(Some(reactor)),
             counters: Counters::default(),
             tasks: RefCell::default(),
@@ -163,6 +166,7 @@ impl Core {
     fn poll(&self, key: TaskKey, mut body: Body) {
         body.cell.begin_poll();
         let polled = {
+            let _locals = self.locals.enter(&mut body.locals);
             let mut context = Context::from_waker(&body.waker);
             catch_unwind(AssertUnwindSafe(|| body.future.as_mut().poll(&mut context)))
         };
@@ -192,7 +196,12 @@ impl Core {
 
     /// Drops a task that is no longer in `tasks`, then tells whoever waits for its end. Returns false when its destructor panicked.
     fn finish(&self, task: Option<Task>, body: Body, end: JoinError) -> bool {
-        let is_dropped = self.drop_caught(body);
+        let Body { future, mut locals, .. } = body;
+        let is_dropped = self.caught(|| {
+            let _locals = self.locals.enter(&mut locals);
+            drop(future);
+        });
+        let is_dropped = self.drop_caught(locals) && is_dropped;
         let is_told = task.is_none_or(|task| {
             let is_told = self.caught(|| task.ended.fail(end));
             self.drop_caught(task) && is_told

@@ -10,6 +10,7 @@ mod core;
 #[allow(unsafe_code)]
 mod fault_tests;
 mod join;
+mod locals;
 mod pool;
 mod remote;
 mod stats;
@@ -40,6 +41,7 @@ pub(crate) use self::context::current;
 pub use self::core::Closed;
 pub(crate) use self::core::Core;
 pub use self::join::{JoinError, JoinHandle};
+pub use self::locals::TaskLocal;
 pub use self::pool::{ExecutorPool, PoolBuilder, PoolError, Shard, ShardError};
 pub use self::remote::{RemoteGone, RemoteHandle, RemoteJoin};
 pub use self::stats::{ClassStats, Stats};
@@ -258,6 +260,8 @@ impl LocalExecutor {
     pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, ExecutorError> {
         let _entered = context::enter(&self.core);
         let _running = self.core.begin_run();
+        let mut locals = None;
+        let _locals = self.core.locals.enter(&mut locals);
         let mut future = pin!(future);
         let cell = Arc::new(WakeCell::new(&self.core.inbox, TaskKey::null(), true));
         let waker = Waker::from(Arc::clone(&cell));

@@ -10,6 +10,7 @@ use std::task::{Wake, Waker};
 use super::class::Class;
 use super::context;
 use super::join::Ended;
+use super::locals::Locals;
 use crate::inbox::Inbox;
 use crate::wake::EventFd;
 
@@ -44,12 +45,13 @@ pub(super) struct Body {
     pub(super) future: Pin<Box<dyn Future<Output = ()>>>,
     pub(super) cell: Arc<WakeCell>,
     pub(super) waker: Waker,
+    pub(super) locals: Locals,
 }
 
 impl Body {
     pub(super) fn new(future: Pin<Box<dyn Future<Output = ()>>>, cell: WakeCell) -> Body {
         let cell = Arc::new(cell);
-        Body { future, waker: Waker::from(Arc::clone(&cell)), cell }
+        Body { future, waker: Waker::from(Arc::clone(&cell)), cell, locals: None }
     }
 }
 
