@@ -70,7 +70,12 @@ impl<T> Sender<T> {
         poll_fn(|context| self.poll_send(context, &mut item)).await
     }
 
-    fn poll_send(&mut self, context: &Context<'_>, unsent: &mut Option<T>) -> Poll<Result<(), SendError<T>>> {
+    /// Sends what is in `unsent`; while there is no room it stays there, and the context is woken for another try.
+    pub(crate) fn poll_send(
+        &mut self,
+        context: &Context<'_>,
+        unsent: &mut Option<T>,
+    ) -> Poll<Result<(), SendError<T>>> {
         let mut item = unsent.take().expect("a send was polled after it was ready");
         for attempt in [Attempt::First, Attempt::AfterRegistering] {
             match self.try_send(item) {
@@ -100,20 +105,21 @@ impl<T> Sender<T> {
 impl<T> Receiver<T> {
     /// The next item; waits for it. None: the sender is gone, and everything it sent was received. Cancel-safe: nothing is lost.
     pub async fn recv(&mut self) -> Option<T> {
-        poll_fn(|context| {
-            for attempt in [Attempt::First, Attempt::AfterRegistering] {
-                match self.try_recv() {
-                    Ok(item) => return Poll::Ready(Some(item)),
-                    Err(PopError::Closed) => return Poll::Ready(None),
-                    Err(PopError::Empty) => {}
-                }
-                if attempt == Attempt::First {
-                    self.items.expect(context.waker());
-                }
+        poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    pub(crate) fn poll_recv(&mut self, context: &Context<'_>) -> Poll<Option<T>> {
+        for attempt in [Attempt::First, Attempt::AfterRegistering] {
+            match self.try_recv() {
+                Ok(item) => return Poll::Ready(Some(item)),
+                Err(PopError::Closed) => return Poll::Ready(None),
+                Err(PopError::Empty) => {}
             }
-            Poll::Pending
-        })
-        .await
+            if attempt == Attempt::First {
+                self.items.expect(context.waker());
+            }
+        }
+        Poll::Pending
     }
 
     /// The next item if there is one, without waiting.

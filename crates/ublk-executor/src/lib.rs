@@ -23,6 +23,7 @@ pub mod io;
 pub mod local;
 #[allow(unsafe_code)]
 pub mod memory;
+pub mod mesh;
 pub mod placement;
 #[allow(unsafe_code)]
 mod reactor;
