@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ublk_executor::executor::{ExecutorPool, PoolBuilder, PoolError, ShardError};
+use ublk_executor::executor::{ExecutorPool, PoolBuilder, PoolError, ShardError, SpawnError};
 use ublk_executor::placement::{Strategy, allowed_cpus};
-use ublk_executor::sleep;
+use ublk_executor::{LocalExecutor, sleep, spawn_local};
 
 async fn until(condition: impl Fn() -> bool) {
     while !condition() {
@@ -98,4 +98,57 @@ fn work_comes_from_outside_and_more_shards_than_cpus_are_told() {
 fn no_shards_are_an_error() {
     let error = PoolBuilder::default().shards(0).start(|_| async {}).unwrap_err();
     assert!(matches!(error, PoolError::NoShards));
+}
+
+/// Uses so much of the stack.
+fn recurse(kib: usize) -> usize {
+    let block = std::hint::black_box([1_u8; 1024]);
+    if kib == 0 { 0 } else { recurse(kib - 1) + usize::from(block[kib % 1024]) }
+}
+
+#[test]
+fn a_thread_has_its_name_stack_and_cpu_and_gives_its_result() {
+    let cpu = *allowed_cpus().unwrap().last().unwrap();
+    // More than std's default.
+    let builder = LocalExecutor::builder().name("single").placement(Strategy::Fixed(vec![cpu])).stack_bytes(32 << 20);
+    let serve = || async {
+        let name = thread::current().name().map(str::to_owned);
+        (name, allowed_cpus().unwrap(), spawn_local(async { recurse(8 << 10) }).unwrap().await.unwrap())
+    };
+    let thread = builder.spawn(serve).unwrap();
+    assert!(thread.warnings().is_empty());
+    assert_eq!(thread.join().unwrap(), (Some("single".into()), vec![cpu], 8 << 10));
+}
+
+#[test]
+fn a_thread_tells_its_panic_and_what_it_could_not_grant() {
+    let builder = LocalExecutor::builder().placement(Strategy::Fixed(vec![1_000]));
+    let thread = builder.spawn(|| async { panic!("no shard") }).unwrap();
+    assert!(!thread.warnings().is_empty());
+    let result: Result<(), ShardError> = thread.join();
+    assert_eq!(result.unwrap_err().to_string(), "the shard panicked: no shard");
+}
+
+#[test]
+fn a_thread_takes_work_from_outside_until_its_future_ends() {
+    let stop = Arc::new(AtomicUsize::new(0));
+    let stops = Arc::clone(&stop);
+    let thread =
+        LocalExecutor::builder().spawn(|| async move { until(|| stops.load(Ordering::SeqCst) == 1).await }).unwrap();
+    let there = thread.remote().spawn(|| async { thread::current().name().map(str::to_owned) });
+    let executor = LocalExecutor::new().unwrap();
+    assert_eq!(executor.block_on(there).unwrap(), Ok(Some("executor".into())));
+    stop.store(1, Ordering::SeqCst);
+    thread.join().unwrap();
+}
+
+#[test]
+fn what_cannot_be_had_is_an_error_of_its_kind() {
+    let huge = LocalExecutor::builder().stack_bytes(1 << 50);
+    let error = huge.clone().spawn(|| async { unreachable!("there is no thread") }).map(drop).unwrap_err();
+    assert!(matches!(error, SpawnError::Thread(_)), "{error}");
+    let error = PoolBuilder::default().shards(2).executor(huge).start(|_| async {}).unwrap_err();
+    assert!(matches!(error, PoolError::Thread { shard: 0, .. }), "{error}");
+    let error = LocalExecutor::builder().ring_entries(1 << 30).spawn(|| async {}).unwrap_err();
+    assert!(matches!(error, SpawnError::Executor(_)), "{error}");
 }

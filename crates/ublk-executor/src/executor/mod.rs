@@ -15,6 +15,7 @@ mod pool;
 mod remote;
 mod stats;
 mod task;
+mod thread;
 mod timers;
 
 use std::fmt;
@@ -24,7 +25,6 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::Duration;
 
 use io_uring::squeue::{Entry, Entry128, EntryMarker};
@@ -35,6 +35,7 @@ use crate::reactor::{Port, Reactor};
 use crate::ring::{Ring, RingError, RingOptions, Wait};
 use crate::wake::EventFd;
 use task::{TaskInbox, TaskKey, WakeCell};
+use thread::ThreadOptions;
 
 pub use self::class::{Class, Shares};
 pub(crate) use self::context::current;
@@ -42,9 +43,10 @@ pub use self::core::Closed;
 pub(crate) use self::core::Core;
 pub use self::join::{JoinError, JoinHandle};
 pub use self::locals::TaskLocal;
-pub use self::pool::{ExecutorPool, PoolBuilder, PoolError, Shard, ShardError};
+pub use self::pool::{ExecutorPool, PoolBuilder, PoolError, Shard};
 pub use self::remote::{RemoteGone, RemoteHandle, RemoteJoin};
 pub use self::stats::{ClassStats, Stats};
+pub use self::thread::{ExecutorThread, ShardError, SpawnError};
 pub use self::timers::{Sleep, sleep, sleep_until};
 
 /// Never without a pause: each attempt that fails leaves kilobytes that the kernel also gives back later, and more slowly than they are made.
@@ -105,6 +107,7 @@ pub struct Builder {
     slice: Duration,
     stall_limit: Duration,
     close_limit: Duration,
+    thread: ThreadOptions,
 }
 
 impl Builder {
@@ -183,7 +186,7 @@ impl Builder {
         loop {
             match Ring::new(options) {
                 Err(error @ RingError::NoMemory { .. }) => match pauses.next() {
-                    Some(&pause) => thread::sleep(Duration::from_millis(pause)),
+                    Some(&pause) => std::thread::sleep(Duration::from_millis(pause)),
                     None => return Err(error),
                 },
                 answer => return answer,
@@ -247,6 +250,7 @@ impl LocalExecutor {
             slice: Duration::from_micros(200),
             stall_limit: Duration::from_millis(10),
             close_limit: Duration::from_secs(30),
+            thread: ThreadOptions::default(),
         }
     }
 

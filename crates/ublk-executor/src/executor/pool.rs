@@ -1,17 +1,13 @@
 //! One executor for each core: a thread each, bound to its CPUs, which knows the others.
 
-use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::thread;
+use std::sync::mpsc::{self, SyncSender};
 
-use super::join::message_of;
-use super::{Builder, ExecutorError, LocalExecutor, RemoteHandle};
-use crate::placement::{self, ShardCpus, Strategy, Warning};
+use super::{Builder, ExecutorError, ExecutorThread, LocalExecutor, RemoteHandle, ShardError, SpawnError};
+use crate::placement::{self, Strategy, Warning};
 
 /// Why a pool did not start.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +19,9 @@ pub enum PoolError {
     #[error("sched_getaffinity: {0}")]
     Affinity(io::Error),
     /// No thread could be made.
-    #[error("shard {shard}: no thread: {source}; is the limit of processes reached (ulimit -u)?")]
+    #[error(
+        "shard {shard}: no thread: {source}; is the limit of processes reached (ulimit -u), or the stack too large?"
+    )]
     Thread {
         /// Number of the shard.
         shard: usize,
@@ -38,17 +36,6 @@ pub enum PoolError {
         /// Why.
         source: ExecutorError,
     },
-}
-
-/// Why a shard has no result.
-#[derive(Debug, thiserror::Error)]
-pub enum ShardError {
-    /// Its ring broke.
-    #[error(transparent)]
-    Executor(#[from] ExecutorError),
-    /// Its future panicked.
-    #[error("the shard panicked: {0}")]
-    Panicked(String),
 }
 
 /// What a shard knows of its pool.
@@ -99,7 +86,7 @@ impl PoolBuilder {
         self
     }
 
-    /// How each executor is made; default [`LocalExecutor::builder`].
+    /// How each executor and its stack are made; default [`LocalExecutor::builder`]. Its name and placement are the pool's to give.
     pub fn executor(mut self, builder: Builder) -> PoolBuilder {
         self.executor = builder;
         self
@@ -125,23 +112,19 @@ impl PoolBuilder {
         let plan = placement::plan(&self.strategy, shards).map_err(PoolError::Affinity)?;
         let mut threads = Vec::with_capacity(shards);
         let mut starts: Vec<SyncSender<Arc<[RemoteHandle]>>> = Vec::with_capacity(shards);
-        let mut remotes = Vec::with_capacity(shards);
         // Whatever fails on the way: without their start, which is dropped on return, those that wait for it end.
         for (index, cpus) in plan.shards.into_iter().enumerate() {
             let (start, started) = mpsc::sync_channel(1);
-            let (report, ready) = mpsc::sync_channel(1);
-            let (builder, make) = (self.executor.clone(), make.clone());
-            let run = move || run_shard(index, &cpus, builder, &report, &started, &make);
-            let thread = thread::Builder::new()
-                .name(format!("{}-{index}", self.name))
-                .spawn(run)
-                .map_err(|source| PoolError::Thread { shard: index, source })?;
-            let remote = ready.recv().unwrap_or_else(|_| Err(ended_early()));
-            remotes.push(remote.map_err(|source| PoolError::Executor { shard: index, source })?);
-            threads.push(thread);
+            let make = make.clone();
+            let run = move || async move {
+                let remotes = started.recv().ok()?;
+                Some(make(Shard { index, remotes }).await)
+            };
+            let builder = self.executor.clone().name(format!("{}-{index}", self.name));
+            threads.push(builder.spawn_on(cpus, run).map_err(|error| of_shard(index, error))?);
             starts.push(start);
         }
-        let remotes: Arc<[RemoteHandle]> = remotes.into();
+        let remotes: Arc<[RemoteHandle]> = threads.iter().map(|thread| thread.remote().clone()).collect();
         for start in starts {
             let _ = start.send(Arc::clone(&remotes)); // a shard that is gone tells so when it is joined
         }
@@ -149,48 +132,19 @@ impl PoolBuilder {
     }
 }
 
-fn ended_early() -> ExecutorError {
-    ExecutorError::Signal(io::ErrorKind::BrokenPipe.into())
-}
-
-type Outcome<T> = Option<Result<T, ShardError>>;
-
-/// None: the pool did not start.
-fn run_shard<M, F>(
-    index: usize,
-    cpus: &ShardCpus,
-    builder: Builder,
-    report: &SyncSender<Result<RemoteHandle, ExecutorError>>,
-    started: &Receiver<Arc<[RemoteHandle]>>,
-    make: &M,
-) -> Outcome<F::Output>
-where
-    M: Fn(Shard) -> F,
-    F: Future,
-{
-    // A CPU that went away meanwhile: the shard runs wherever it may.
-    let _ = cpus.bind_current_thread();
-    let executor = match builder.build() {
-        Ok(executor) => executor,
-        Err(error) => {
-            let _ = report.send(Err(error));
-            return None;
-        }
-    };
-    let _ = report.send(Ok(executor.remote()));
-    let remotes = started.recv().ok()?;
-    let run = || executor.block_on(async { make(Shard { index, remotes }).await });
-    let result = match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result.map_err(ShardError::from),
-        Err(payload) => Err(panicked(payload.as_ref())),
-    };
-    Some(result)
+fn of_shard(shard: usize, error: SpawnError) -> PoolError {
+    match error {
+        SpawnError::Affinity(source) => PoolError::Affinity(source),
+        SpawnError::Thread(source) => PoolError::Thread { shard, source },
+        SpawnError::Executor(source) => PoolError::Executor { shard, source },
+    }
 }
 
 /// Executors on threads of their own. Dropping it lets them run on.
 #[must_use = "the shards' results, and their panics, come with `join`"]
 pub struct ExecutorPool<T> {
-    threads: Vec<thread::JoinHandle<Outcome<T>>>,
+    /// Their result is None in a pool that did not start, which nobody joins.
+    threads: Vec<ExecutorThread<Option<T>>>,
     remotes: Arc<[RemoteHandle]>,
     warnings: Vec<Warning>,
 }
@@ -213,17 +167,9 @@ impl<T> ExecutorPool<T> {
 
     /// Waits for all shards; their results by number. One that panicked or broke keeps none of the others.
     pub fn join(self) -> Vec<Result<T, ShardError>> {
-        let join = |thread: thread::JoinHandle<Outcome<T>>| match thread.join() {
-            Ok(Some(result)) => result,
-            Ok(None) => Err(ShardError::Executor(ended_early())),
-            Err(payload) => Err(panicked(payload.as_ref())),
-        };
-        self.threads.into_iter().map(join).collect()
+        let joined = self.threads.into_iter().map(ExecutorThread::join);
+        joined.map(|result| result.map(|output| output.expect("a pool has started all its shards"))).collect()
     }
-}
-
-fn panicked(payload: &(dyn Any + Send)) -> ShardError {
-    ShardError::Panicked(message_of(payload).to_owned())
 }
 
 impl<T> fmt::Debug for ExecutorPool<T> {
