@@ -1,11 +1,11 @@
-//! Thread-per-core executor over io_uring: tasks, timers, files, and the parts below them: rings, wake-ups, placement, memory, time,
-//! queues between threads.
+//! Thread-per-core executor over io_uring: tasks, timers, files, sockets, and the parts below them: rings, wake-ups, placement,
+//! memory, time, queues between threads.
 //!
 //! Knows nothing of ublk. A thread owns its [`LocalExecutor`], or its [`Ring`], by value and is the only one that touches it; other
 //! threads reach it through wakers, a [`executor::RemoteHandle`] or an end of an [`spsc`] queue alone.
 //!
-//! Unsafe code lives in `ring`, `reactor` and `external` (kernel interface), `io` (buffers that the kernel works on), `memory` (mappings), `spsc` (slots
-//! that two threads take turns in) and `clock` (the time-stamp counter). The executor itself has none.
+//! Unsafe code lives in `ring`, `reactor` and `external` (kernel interface), `io` and `net` (what the kernel works on),
+//! `memory` (mappings), `spsc` (slots that two threads take turns in) and `clock` (the time-stamp counter). The executor itself has none.
 
 #![deny(unsafe_code, missing_docs)]
 
@@ -24,6 +24,8 @@ pub mod local;
 #[allow(unsafe_code)]
 pub mod memory;
 pub mod mesh;
+#[allow(unsafe_code)]
+pub mod net;
 pub mod placement;
 #[allow(unsafe_code)]
 mod reactor;

@@ -16,7 +16,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Instant;
@@ -41,8 +41,10 @@ const CANCEL: u64 = u64::MAX - (1 << 32);
 /// How an operation that nobody waits for any more comes to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OpKind {
-    /// When it is cancelled: polls, accepts, receives.
+    /// When it is cancelled: polls, sends, receives.
     Cancelable,
+    /// When it is cancelled; its result is a descriptor, which is closed if nobody takes it.
+    Accept,
     /// By itself, and soon: reads and writes of disks, which the kernel does not cancel.
     Bounded,
 }
@@ -318,14 +320,15 @@ impl Reactor {
     /// Nobody waits for the operation any more. Returns what can be freed at once.
     pub(crate) fn abandon(&mut self, key: OpKey) -> Abandoned {
         let Some(op) = self.ops.get_mut(key) else { return (None, None) };
-        if matches!(op.state, OpState::Done(_)) {
+        if let OpState::Done(result) = op.state {
+            discard(op.kind, result);
             return (self.ops.remove(key).map(|op| op.held), None);
         }
         let waker = match mem::replace(&mut op.state, OpState::Orphaned) {
             OpState::InFlight(waker) => waker,
             _ => None,
         };
-        if op.kind == OpKind::Cancelable {
+        if op.kind != OpKind::Bounded {
             self.cancel(key);
         }
         (None, waker)
@@ -417,7 +420,10 @@ impl Reactor {
         self.in_flight -= 1;
         match mem::replace(&mut op.state, OpState::Done(completion.result)) {
             OpState::InFlight(waker) => self.outcome.wakers.extend(waker),
-            _ => self.outcome.freed.extend(self.ops.remove(key).map(|op| op.held)),
+            _ => {
+                discard(op.kind, completion.result);
+                self.outcome.freed.extend(self.ops.remove(key).map(|op| op.held));
+            }
         }
     }
 
@@ -467,6 +473,14 @@ impl Reactor {
 
 fn unsupported(missing: MissingOpcode) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, missing)
+}
+
+/// Nobody takes this result: what it opened is closed.
+fn discard(kind: OpKind, result: i32) {
+    if kind == OpKind::Accept && result >= 0 {
+        // SAFETY: the kernel opened this descriptor for the operation, and told nobody else of it.
+        drop(unsafe { OwnedFd::from_raw_fd(result) });
+    }
 }
 
 impl Drop for Reactor {

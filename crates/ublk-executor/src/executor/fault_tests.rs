@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs::OpenOptions;
 use std::future::Future;
+use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -15,6 +16,7 @@ use io_uring::{opcode, squeue};
 use super::{ExecutorError, LocalExecutor, sleep, spawn_local, yield_now};
 use crate::MissingOpcode;
 use crate::io::{DmaBuffer, DmaFile, Events, FixedBuffer, poll_once};
+use crate::net::{ListenOptions, TcpListener};
 use crate::reactor::Port;
 use crate::ring::faults::{Fault, left, on_enter};
 use crate::ring::{Completion, Opcodes, Ring, RingError, RingOptions, Wait};
@@ -455,4 +457,34 @@ fn an_executor_whose_completion_queue_overflows_loses_nothing() {
         .unwrap();
     let stats = executor.stats();
     assert_eq!((stats.in_flight, stats.stray_completions, Rc::strong_count(&reader)), (0, 0, 1));
+}
+
+#[test]
+fn a_connection_that_comes_after_its_accept_was_given_up_is_closed() {
+    let (executor, faults) = faulty(LIMIT);
+    let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), ListenOptions::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut accept = Box::pin(listener.accept());
+    executor.block_on(async { poll_with_a_new_waker(accept.as_mut(), Waker::noop().clone()) }).unwrap();
+    executor.block_on(sleep(Duration::from_millis(1))).unwrap();
+    faults.withholds.set(true);
+    let before = executor.stats().completions;
+    let mut peer = std::net::TcpStream::connect(address).unwrap();
+    let deadline = std::time::Instant::now() + LIMIT;
+    while executor.stats().completions == before {
+        assert!(std::time::Instant::now() < deadline, "nothing was accepted");
+        executor.block_on(sleep(Duration::from_millis(1))).unwrap();
+    }
+    // The kernel has accepted it, but the executor has not heard of that.
+    drop(accept);
+    faults.withholds.set(false);
+    executor.block_on(sleep(Duration::from_millis(1))).unwrap();
+    assert_eq!(executor.stats().in_flight, 0);
+    // Another thread: the ring's work would interrupt the wait.
+    let read = std::thread::spawn(move || {
+        peer.set_read_timeout(Some(LIMIT)).unwrap();
+        peer.read(&mut [0])
+    });
+    assert_eq!(read.join().unwrap().unwrap(), 0);
+    drop(listener);
 }
