@@ -1,10 +1,11 @@
-//! Thread-per-core executor over io_uring: tasks, timers, files, sockets, and the parts below them: rings, wake-ups, placement,
+//! Thread-per-core executor over io_uring: tasks, timers, files, sockets, signals, and the parts below them: rings, wake-ups, placement,
 //! memory, time, queues between threads.
 //!
 //! Knows nothing of ublk. A thread owns its [`LocalExecutor`], or its [`Ring`], by value and is the only one that touches it; other
 //! threads reach it through wakers, a [`executor::RemoteHandle`] or an end of an [`spsc`] queue alone.
 //!
-//! Unsafe code lives in `ring`, `reactor` and `external` (kernel interface), `io` and `net` (what the kernel works on),
+//! Unsafe code lives in `ring`, `reactor` and `external` (kernel interface), `io` and `net` (what the kernel works on), `signal` (the thread's mask),
+//! `memory` (mappings), `spsc` (slots that two threads take turns in) and `clock` (the time-stamp counter). The executor itself has none.
 //! `memory` (mappings), `spsc` (slots that two threads take turns in) and `clock` (the time-stamp counter). The executor itself has none.
 
 #![deny(unsafe_code, missing_docs)]
@@ -31,6 +32,8 @@ pub mod placement;
 mod reactor;
 #[allow(unsafe_code)]
 pub mod ring;
+#[allow(unsafe_code)]
+pub mod signal;
 #[allow(unsafe_code)]
 pub mod spsc;
 mod sync;
