@@ -363,6 +363,7 @@ fn what_comes_after_a_read_was_dropped_goes_to_the_next() {
             drop(dropped);
             sleep(Duration::from_millis(1)).await;
             peer.write_all(&[round; 16]).unwrap();
+            sleep(Duration::from_millis(1)).await; // for a read that goes on to take them
             let (read, buffer) = ours.read_exact(vec![0; 16]).await;
             read.unwrap();
             assert_eq!(buffer, [round; 16]);
@@ -379,6 +380,7 @@ fn a_connection_whose_accept_was_dropped_waits_for_the_next() {
         drop(dropped);
         sleep(Duration::from_millis(1)).await;
         let mut peer = dial(address);
+        sleep(Duration::from_millis(5)).await; // for an accept that goes on to take it
         let ours = listener.accept().await.unwrap();
         peer.write_all(b"x").unwrap();
         assert_eq!(ours.read(vec![0; 4]).await.0.unwrap(), 1);

@@ -124,7 +124,7 @@ impl<F> Stream<F> {
         let mut sent = 0;
         while sent < first.bytes() {
             let message = Message::new([rest_of(&mut first, sent), rest_of(&mut second, 0)]);
-            let entry = opcode::SendMsg::new(self.fd(), &raw const message.header).flags(libc::MSG_NOSIGNAL as u32);
+            let entry = opcode::SendMsg::new(self.fd(), &raw const message.header).flags(NO_SIGPIPE as u32);
             // SAFETY: the entry points into the box `message`, which points to itself and into both buffers; neither moves with its owner,
             // and the operation owns all of them, and the socket.
             let operation: Operation<(A, B, Box<Message>, Arc<OwnedFd>)> =
@@ -199,6 +199,9 @@ fn rest_of<B: IoBuffer>(buffer: &mut B, done: usize) -> libc::iovec {
     libc::iovec { iov_base: rest.cast(), iov_len: bytes - done }
 }
 
+/// Kernels that add it to every send of a ring by themselves are the newer ones.
+const NO_SIGPIPE: i32 = libc::MSG_NOSIGNAL;
+
 type MakeEntry = fn(types::Fd, libc::iovec) -> squeue::Entry;
 
 fn receive(fd: types::Fd, into: libc::iovec) -> squeue::Entry {
@@ -206,7 +209,7 @@ fn receive(fd: types::Fd, into: libc::iovec) -> squeue::Entry {
 }
 
 fn send(fd: types::Fd, from: libc::iovec) -> squeue::Entry {
-    opcode::Send::new(fd, from.iov_base.cast(), length_of(&from)).flags(libc::MSG_NOSIGNAL).build()
+    opcode::Send::new(fd, from.iov_base.cast(), length_of(&from)).flags(NO_SIGPIPE).build()
 }
 
 /// The kernel takes no more than 2 GiB at once; longer buffers are moved in part.
