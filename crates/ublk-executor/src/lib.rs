@@ -4,9 +4,9 @@
 //! Knows nothing of ublk. A thread owns its [`LocalExecutor`], or its [`Ring`], by value and is the only one that touches it; other
 //! threads reach it through wakers, a [`executor::RemoteHandle`] or an end of an [`spsc`] queue alone.
 //!
-//! Unsafe code lives in `ring`, `reactor` and `external` (kernel interface), `io` and `net` (what the kernel works on), `signal` (the thread's mask),
-//! `memory` (mappings), `spsc` (slots that two threads take turns in) and `clock` (the time-stamp counter). The executor itself has none.
-//! `memory` (mappings), `spsc` (slots that two threads take turns in) and `clock` (the time-stamp counter). The executor itself has none.
+//! Unsafe code lives in `ring`, `reactor` and `external` (kernel interface), `io` and `net` (what the kernel works on), `signal` (the
+//! thread's mask), `memory` (mappings), `spsc` (slots that two threads take turns in) and `clock` (the time-stamp counter). The executor
+//! itself has none.
 
 #![deny(unsafe_code, missing_docs)]
 
