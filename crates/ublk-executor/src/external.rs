@@ -148,8 +148,8 @@ impl External {
     /// # Errors
     /// The kernel's answer when a full queue could not be submitted; ESHUTDOWN when the executor has ended.
     #[inline]
-    pub unsafe fn push(&self, entry: squeue::Entry, data: u32) -> Result<(), RingError> {
-        let entry = entry.user_data(u64::from(data) << 32 | u64::from(FIRST_CLIENT + self.index as u32));
+    pub unsafe fn push(&self, mut entry: squeue::Entry, data: u32) -> Result<(), RingError> {
+        entry.set_user_data(u64::from(data) << 32 | u64::from(FIRST_CLIENT + self.index as u32));
         self.with_reactor(|reactor| {
             // SAFETY: the caller's promise.
             unsafe { reactor.port.push(&entry) }?;

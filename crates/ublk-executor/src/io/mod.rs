@@ -9,12 +9,12 @@ mod fixed;
 pub(crate) mod operation;
 #[cfg(all(test, not(loom)))]
 mod operation_tests;
-mod poll;
 mod part;
+mod poll;
 
 pub use buffer::{DmaBuffer, IoBuffer};
 pub use command::{uring_cmd16, uring_cmd80};
 pub use file::DmaFile;
 pub use fixed::{DmaMemory, FixedBuffer, NoSlot};
-pub use poll::{Events, PollMany, PollOnce, poll_many, poll_once, poll_once_within};
 pub use part::Part;
+pub use poll::{Events, PollMany, PollOnce, poll_many, poll_once, poll_once_within};

@@ -213,17 +213,12 @@ impl<S: squeue::EntryMarker> Ring<S> {
     #[inline]
     pub fn reap(&mut self, batch: &mut Vec<Completion>) {
         let before = batch.len();
-        while batch.len() < batch.capacity()
-            && let Some(completion) = self.aside.pop_front()
-        {
-            batch.push(completion);
+        if !self.aside.is_empty() {
+            let room = batch.capacity() - batch.len();
+            batch.extend(self.aside.drain(..room.min(self.aside.len())));
         }
-        let mut queue = self.io.completion();
-        while batch.len() < batch.capacity() {
-            let Some(entry) = queue.next() else { break };
-            batch.push(entry.into());
-        }
-        drop(queue);
+        let room = batch.capacity() - batch.len();
+        batch.extend(self.io.completion().take(room).map(Completion::from));
         self.completions += (batch.len() - before) as u64;
     }
 

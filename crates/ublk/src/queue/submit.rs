@@ -178,7 +178,7 @@ impl Queue {
         self.push(entry, Label::backing(tag, part))
     }
 
-    #[inline]
+    #[inline(always)] // a call would copy the entry once more
     fn push(&mut self, entry: Entry, label: Label) -> Result<(), Error> {
         // SAFETY: entries point only to a `BufferAddress`, whose maker promised that it outlives the queue; `Drop` of the queue waits for
         // backing operations, and a ring that is closed takes its ublk commands back before the driver could use their addresses.
