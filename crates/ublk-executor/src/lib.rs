@@ -30,6 +30,7 @@ pub mod net;
 pub mod placement;
 #[allow(unsafe_code)]
 mod reactor;
+mod reply;
 #[allow(unsafe_code)]
 pub mod ring;
 #[allow(unsafe_code)]

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use super::spawn_local;
 use super::task::{Message, TaskInbox};
+use crate::reply::{Answer, Gone, reply};
 
 /// Starts tasks on an executor from any thread. Cheap to clone; keeps nothing of the executor alive.
 #[derive(Clone)]
@@ -33,8 +34,7 @@ impl RemoteHandle {
         F: Future + 'static,
         F::Output: Send + 'static,
     {
-        let shared = Arc::new(Mutex::new(State::Running(None)));
-        let reply = Reply { shared: Arc::clone(&shared) };
+        let (reply, answer) = reply();
         let run = move || {
             let future = make();
             // Refused by an executor that is closing: the reply is dropped with the future.
@@ -43,7 +43,7 @@ impl RemoteHandle {
             }
         };
         drop(self.inbox.push(Message::Run(Box::new(run))));
-        RemoteJoin { shared }
+        RemoteJoin { answer }
     }
 
     /// Ends the executor's sleep, or keeps it from the next one: for owners that look at something of their own after each
@@ -59,71 +59,17 @@ impl fmt::Debug for RemoteHandle {
     }
 }
 
-enum State<T> {
-    Running(Option<Waker>),
-    Ended(Result<T, RemoteGone>),
-    Taken,
-}
-
-/// The side that works.
-struct Reply<T> {
-    shared: Arc<Mutex<State<T>>>,
-}
-
-impl<T> Reply<T> {
-    fn send(self, value: T) {
-        end(&self.shared, Ok(value));
-    }
-}
-
-impl<T> Drop for Reply<T> {
-    fn drop(&mut self) {
-        end(&self.shared, Err(RemoteGone));
-    }
-}
-
-/// The first end counts.
-fn end<T>(shared: &Mutex<State<T>>, result: Result<T, RemoteGone>) {
-    let waker = {
-        let mut state = lock(shared);
-        match &mut *state {
-            State::Running(waker) => {
-                let waker = waker.take();
-                *state = State::Ended(result);
-                waker
-            }
-            _ => return,
-        }
-    };
-    if let Some(waker) = waker {
-        waker.wake();
-    }
-}
-
 /// The result of [`RemoteHandle::spawn`]. Dropping it lets the task run. Cancel-safe: a result that was not taken stays.
 #[must_use = "whether it was done is known only to whoever awaits it"]
 pub struct RemoteJoin<T> {
-    shared: Arc<Mutex<State<T>>>,
+    answer: Answer<T>,
 }
 
 impl<T> Future for RemoteJoin<T> {
     type Output = Result<T, RemoteGone>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = lock(&self.shared);
-        match &mut *state {
-            State::Running(waker) => {
-                let old = waker.replace(context.waker().clone());
-                drop(state);
-                drop(old);
-                Poll::Pending
-            }
-            State::Ended(_) => match std::mem::replace(&mut *state, State::Taken) {
-                State::Ended(result) => Poll::Ready(result),
-                _ => unreachable!("looked at under the same lock"),
-            },
-            State::Taken => panic!("a RemoteJoin was polled after it was ready"),
-        }
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(context).map_err(|Gone| RemoteGone)
     }
 }
 
@@ -131,8 +77,4 @@ impl<T> fmt::Debug for RemoteJoin<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("RemoteJoin")
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
