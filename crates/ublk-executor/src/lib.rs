@@ -12,6 +12,7 @@
 
 #[macro_use]
 mod assert_not_impl;
+pub mod blocking;
 pub mod channel;
 #[allow(unsafe_code)]
 pub mod clock;
@@ -40,6 +41,7 @@ pub mod spsc;
 mod sync;
 pub mod wake;
 
+pub use blocking::unblock;
 pub use executor::{ExecutorError, JoinHandle, LocalExecutor, sleep, spawn_local, yield_if_needed, yield_now};
 pub use memory::Mapping;
 pub use reactor::leaked_operations;

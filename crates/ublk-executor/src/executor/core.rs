@@ -22,6 +22,7 @@ use super::stats::{Counters, Stats};
 use super::task::{Body, Message, Task, TaskInbox, TaskKey, WakeCell};
 use super::timers::Timers;
 use super::{SpawnRefused, TaskOptions};
+use crate::blocking::Pool;
 use crate::clock;
 use crate::reactor::Reactor;
 use crate::ring::{RingError, Wait};
@@ -32,6 +33,7 @@ pub(crate) struct Core {
     pub(super) locals: CurrentLocals,
     /// None once it was drained.
     reactor: RefCell<Option<Reactor>>,
+    pub(crate) blocking: Pool,
     pub(super) counters: Counters,
     tasks: RefCell<SlotMap<TaskKey, Task>>,
     queues: RefCell<RunQueues>,
@@ -60,6 +62,8 @@ pub struct Closed {
     pub panics: usize,
     /// Operations that had not ended by the deadline: their memory is never freed.
     pub leaked_operations: usize,
+    /// Closures of [`unblock`](crate::unblock) that had not ended by the deadline: their threads end when they do.
+    pub running_closures: usize,
 }
 
 impl Core {
@@ -69,6 +73,7 @@ impl Core {
         shares: Shares,
         slice: Duration,
         stall: Duration,
+        blocking: Pool,
     ) -> Rc<Core> {
         clock::start();
         let ticks = |span: Duration| (span.as_nanos() as f64 / clock::nanoseconds_per_tick()) as u64;
@@ -77,6 +82,7 @@ impl Core {
             timers: RefCell::default(),
             locals: CurrentLocals::default(),
             reactor: RefCell::new(Some(reactor)),
+            blocking,
             counters: Counters::default(),
             tasks: RefCell::default(),
             queues: RefCell::new(RunQueues::new(shares)),
@@ -383,6 +389,9 @@ impl Core {
         for message in self.inbox.close() {
             self.drop_caught(message);
         }
+        for closure in self.blocking.close() {
+            self.drop_caught(closure);
+        }
         // One by one: a destructor may cancel other tasks, but it can add none.
         let keys: Vec<TaskKey> = self.tasks.borrow().keys().collect();
         for key in keys {
@@ -410,6 +419,7 @@ impl Core {
                 self.drop_caught(held);
             }
         }
+        closed.running_closures = self.blocking.join(deadline);
         closed
     }
 
@@ -434,7 +444,7 @@ impl Drop for Running<'_> {
 }
 
 /// A panic's payload may panic when it is dropped: then it is leaked.
-fn drop_payload(payload: Box<dyn Any + Send>) {
+pub(crate) fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
         std::mem::forget(second);
     }

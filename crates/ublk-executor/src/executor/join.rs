@@ -38,7 +38,7 @@ impl fmt::Display for JoinError {
 
 impl std::error::Error for JoinError {}
 
-pub(super) fn message_of(payload: &(dyn Any + Send)) -> &str {
+pub(crate) fn message_of(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(not a text)")
 }

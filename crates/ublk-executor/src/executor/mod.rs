@@ -30,6 +30,7 @@ use std::time::Duration;
 use io_uring::squeue::{Entry, Entry128, EntryMarker};
 use slotmap::Key;
 
+use crate::blocking::Pool;
 use crate::clock;
 use crate::reactor::{Port, Reactor};
 use crate::ring::{Ring, RingError, RingOptions, Wait};
@@ -40,7 +41,8 @@ use thread::ThreadOptions;
 pub use self::class::{Class, Shares};
 pub(crate) use self::context::current;
 pub use self::core::Closed;
-pub(crate) use self::core::Core;
+pub(crate) use self::core::{Core, drop_payload};
+pub(crate) use self::join::message_of;
 pub use self::join::{JoinError, JoinHandle};
 pub use self::locals::TaskLocal;
 pub use self::pool::{ExecutorPool, PoolBuilder, PoolError, Shard};
@@ -108,6 +110,7 @@ pub struct Builder {
     stall_limit: Duration,
     close_limit: Duration,
     thread: ThreadOptions,
+    blocking_threads: usize,
 }
 
 impl Builder {
@@ -161,7 +164,13 @@ impl Builder {
         self
     }
 
-    /// How long the executor's end waits for operations under way; default 30 s.
+    /// Most threads for the closures of [`unblock`](crate::unblock), at least 1; default 4. Started when they are needed.
+    pub fn blocking_threads(mut self, threads: usize) -> Builder {
+        self.blocking_threads = threads;
+        self
+    }
+
+    /// How long the executor's end waits for operations and closures under way; default 30 s.
     pub fn close_limit(mut self, limit: Duration) -> Builder {
         self.close_limit = limit;
         self
@@ -199,7 +208,8 @@ impl Builder {
         let listener = signal.listener().map_err(ExecutorError::Signal)?;
         let reactor = Reactor::new(port, listener, self.fixed_files, self.fixed_buffers)?;
         let inbox = Arc::new(TaskInbox::new(signal));
-        let core = core::Core::new(inbox, reactor, self.shares, self.slice, self.stall_limit);
+        let blocking = Pool::new(self.blocking_threads);
+        let core = core::Core::new(inbox, reactor, self.shares, self.slice, self.stall_limit, blocking);
         Ok(LocalExecutor { core, close_limit: self.close_limit })
     }
 }
@@ -251,6 +261,7 @@ impl LocalExecutor {
             stall_limit: Duration::from_millis(10),
             close_limit: Duration::from_secs(30),
             thread: ThreadOptions::default(),
+            blocking_threads: 4,
         }
     }
 
@@ -356,8 +367,8 @@ impl LocalExecutor {
         self.core.stats()
     }
 
-    /// What dropping does, and what became of it: drops every task, waits for operations under way (closing a ring does not stop them),
-    /// gives ring and descriptors back. Bounded by [`Builder::close_limit`].
+    /// What dropping does, and what became of it: drops every task, and every closure of [`unblock`](crate::unblock) that has not begun; waits
+    /// for operations under way (closing a ring does not stop them) and for closures that have begun; gives ring and descriptors back. Bounded by [`Builder::close_limit`].
     pub fn close(self) -> Closed {
         self.core.close(self.close_limit)
     }
