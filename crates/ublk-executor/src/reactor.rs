@@ -43,8 +43,6 @@ const CANCEL: u64 = u64::MAX - (1 << 32);
 pub(crate) enum OpKind {
     /// When it is cancelled: polls, sends, receives.
     Cancelable,
-    /// When it is cancelled; its result is a descriptor, which is closed if nobody takes it.
-    Accept,
     /// By itself, and soon: reads and writes of disks, which the kernel does not cancel.
     Bounded,
 }
@@ -54,10 +52,24 @@ pub(crate) type Held = Box<dyn Any>;
 
 struct Op {
     kind: OpKind,
+    /// Its answer is a new descriptor.
+    makes_descriptor: bool,
     state: OpState,
     /// Of a multishot operation.
     stream: Option<Stream>,
     held: Held,
+}
+
+impl Op {
+    /// What is left of an operation that has ended and that nobody asks for: what it held, and the descriptor that it made.
+    fn leftover(self, result: i32) -> Held {
+        if !self.makes_descriptor || result < 0 {
+            return self.held;
+        }
+        // SAFETY: the kernel made the descriptor for this operation, and has told nobody but us.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(result) };
+        Box::new((self.held, descriptor))
+    }
 }
 
 /// Results of a multishot operation that nobody has taken yet. Those that nobody ever takes are discarded: a descriptor must be closed.
@@ -186,7 +198,7 @@ impl Reactor {
         kind: OpKind,
         held: Held,
     ) -> Result<OpKey, (io::Error, Held)> {
-        let op = Op { kind, state: OpState::InFlight(None), stream: None, held };
+        let op = Op { kind, makes_descriptor: false, state: OpState::InFlight(None), stream: None, held };
         self.insert(op, entry.get_opcode(), |port, user_data| {
             // SAFETY: `held` is in the slab, which frees it when the last completion was reaped and not before.
             unsafe { port.push(&entry.user_data(user_data)) }
@@ -203,7 +215,7 @@ impl Reactor {
         kind: OpKind,
         held: Held,
     ) -> Result<OpKey, (io::Error, Held)> {
-        let op = Op { kind, state: OpState::InFlight(None), stream: None, held };
+        let op = Op { kind, makes_descriptor: false, state: OpState::InFlight(None), stream: None, held };
         self.insert(op, entry.get_opcode(), |port, user_data| {
             // SAFETY: as in `submit`.
             unsafe { port.push_wide(&entry.user_data(user_data)) }
@@ -221,7 +233,7 @@ impl Reactor {
         held: Held,
     ) -> Result<OpKey, (io::Error, Held)> {
         let stream = Some(Stream { results: VecDeque::new(), discard, is_cancelled: false });
-        let op = Op { kind: OpKind::Cancelable, state: OpState::InFlight(None), stream, held };
+        let op = Op { kind: OpKind::Cancelable, makes_descriptor: false, state: OpState::InFlight(None), stream, held };
         self.insert(op, entry.get_opcode(), |port, user_data| {
             // SAFETY: as in `submit`.
             unsafe { port.push(&entry.user_data(user_data)) }
@@ -263,7 +275,13 @@ impl Reactor {
         let (mut keys, mut entries) = (Vec::with_capacity(links.len()), Vec::with_capacity(links.len()));
         let last = links.len().saturating_sub(1);
         for (index, Link { entry, kind, held }) in links.into_iter().enumerate() {
-            let key = self.ops.insert(Op { kind, state: OpState::InFlight(None), stream: None, held });
+            let key = self.ops.insert(Op {
+                kind,
+                makes_descriptor: false,
+                state: OpState::InFlight(None),
+                stream: None,
+                held,
+            });
             let entry = entry.user_data(key.data().as_ffi());
             entries.push(if index < last { entry.flags(squeue::Flags::IO_LINK) } else { entry });
             keys.push(key);
@@ -278,6 +296,13 @@ impl Reactor {
                 let held = keys.into_iter().filter_map(|key| self.ops.remove(key)).map(|op| op.held).collect();
                 Err((error.into(), held))
             }
+        }
+    }
+
+    /// The answer of this operation, which has just been submitted, will be a new descriptor: it is closed if nobody takes it.
+    pub(crate) fn makes_descriptor(&mut self, key: OpKey) {
+        if let Some(op) = self.ops.get_mut(key) {
+            op.makes_descriptor = true;
         }
     }
 
@@ -321,14 +346,13 @@ impl Reactor {
     pub(crate) fn abandon(&mut self, key: OpKey) -> Abandoned {
         let Some(op) = self.ops.get_mut(key) else { return (None, None) };
         if let OpState::Done(result) = op.state {
-            discard(op.kind, result);
-            return (self.ops.remove(key).map(|op| op.held), None);
+            return (self.ops.remove(key).map(|op| op.leftover(result)), None);
         }
         let waker = match mem::replace(&mut op.state, OpState::Orphaned) {
             OpState::InFlight(waker) => waker,
             _ => None,
         };
-        if op.kind != OpKind::Bounded {
+        if op.kind == OpKind::Cancelable {
             self.cancel(key);
         }
         (None, waker)
@@ -420,10 +444,7 @@ impl Reactor {
         self.in_flight -= 1;
         match mem::replace(&mut op.state, OpState::Done(completion.result)) {
             OpState::InFlight(waker) => self.outcome.wakers.extend(waker),
-            _ => {
-                discard(op.kind, completion.result);
-                self.outcome.freed.extend(self.ops.remove(key).map(|op| op.held));
-            }
+            _ => self.outcome.freed.extend(self.ops.remove(key).map(|op| op.leftover(completion.result))),
         }
     }
 
@@ -473,14 +494,6 @@ impl Reactor {
 
 fn unsupported(missing: MissingOpcode) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, missing)
-}
-
-/// Nobody takes this result: what it opened is closed.
-fn discard(kind: OpKind, result: i32) {
-    if kind == OpKind::Accept && result >= 0 {
-        // SAFETY: the kernel opened this descriptor for the operation, and told nobody else of it.
-        drop(unsafe { OwnedFd::from_raw_fd(result) });
-    }
 }
 
 impl Drop for Reactor {

@@ -90,7 +90,7 @@ fn other_operations_work_with_wide_entries() {
     let path = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("wide-{}", std::process::id()));
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true);
-    let file = DmaFile::open(&path, &options).unwrap();
+    let file = DmaFile::from_std(options.open(&path).unwrap()).unwrap();
     let executor = LocalExecutor::builder().wide_entries(true).build().unwrap();
     executor
         .block_on(async {

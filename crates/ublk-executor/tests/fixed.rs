@@ -29,7 +29,7 @@ impl Image {
     }
 
     fn open(&self) -> DmaFile {
-        DmaFile::open(&self.0, OpenOptions::new().read(true).write(true)).unwrap()
+        DmaFile::from_std(OpenOptions::new().read(true).write(true).open(&self.0).unwrap()).unwrap()
     }
 }
 

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -71,7 +71,7 @@ fn overwritten() -> (usize, usize) {
 /// A file whose bytes are not the poison.
 fn image(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-    let mut file = std::fs::File::create(&path).unwrap();
+    let mut file = File::create(&path).unwrap();
     for _ in 0..READS {
         file.write_all(&vec![0x11; BUFFER_BYTES]).unwrap();
     }
@@ -87,14 +87,18 @@ fn no_freed_buffer_is_written_to_whenever_futures_and_executors_are_dropped() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let chance = seed >> 33;
         let executor = LocalExecutor::new().unwrap();
-        let file = DmaFile::open(&path, OpenOptions::new().read(true)).unwrap();
+        let file = DmaFile::from_std(File::open(&path).unwrap()).unwrap();
         executor
             .block_on(async move {
                 let mut tasks = Vec::new();
                 for index in 0..READS {
                     let file = file.clone();
+                    let (buffer, offset) = (DmaBuffer::new(BUFFER_BYTES), (index * BUFFER_BYTES) as u64);
                     let read = async move {
-                        file.read_at(DmaBuffer::new(BUFFER_BYTES), (index * BUFFER_BYTES) as u64).await.0
+                        match index % 2 {
+                            0 => file.read_at(buffer, offset).await.0,
+                            _ => file.read_vectored_at(vec![buffer], offset).await.0,
+                        }
                     };
                     tasks.push(spawn_local(read).unwrap());
                 }

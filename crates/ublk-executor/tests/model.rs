@@ -1,7 +1,7 @@
 //! Random lives of tasks against a model: each future is dropped once and on its thread, no wake is lost, an output is given once.
 
 use std::cell::{Cell, RefCell};
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::OnceLock;
@@ -111,7 +111,7 @@ fn image() -> DmaFile {
         std::fs::write(&path, [7; 4096]).unwrap();
         path
     });
-    DmaFile::open(path, OpenOptions::new().read(true)).unwrap()
+    DmaFile::from_std(File::open(path).unwrap()).unwrap()
 }
 
 impl Model {

@@ -20,7 +20,7 @@ fn a_short_write_is_resumed_and_synced() {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("short-{}", std::process::id()));
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
-    let file = DmaFile::open(&path, &options).unwrap();
+    let file = DmaFile::from_std(options.open(&path).unwrap()).unwrap();
     let limits = getrlimit(Resource::Fsize);
     let executor = LocalExecutor::new().unwrap();
     executor

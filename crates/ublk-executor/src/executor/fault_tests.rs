@@ -1,7 +1,7 @@
 //! The executor over a ring that misbehaves.
 
 use std::cell::{Cell, RefCell};
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::future::Future;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
@@ -15,7 +15,7 @@ use io_uring::{opcode, squeue};
 
 use super::{ExecutorError, LocalExecutor, sleep, spawn_local, yield_now};
 use crate::MissingOpcode;
-use crate::io::{DmaBuffer, DmaFile, Events, FixedBuffer, poll_once};
+use crate::io::{BufferedFile, DmaBuffer, DmaFile, Events, FixedBuffer, poll_once};
 use crate::net::{ListenOptions, TcpListener};
 use crate::reactor::Port;
 use crate::ring::faults::{Fault, left, on_enter};
@@ -33,6 +33,8 @@ struct Faults {
     doubles: Cell<bool>,
     /// Completions are kept back while this is set.
     withholds: Cell<bool>,
+    /// No read or write is of more than this: bytes, or buffers if it is vectored. 0: as many as asked for.
+    most: Cell<u32>,
 }
 
 /// A real ring with faults in between.
@@ -46,8 +48,8 @@ impl Port for FaultyRing {
     unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), RingError> {
         match self.faults.refused_push.take() {
             Some(errno) => Err(failure(errno)),
-            // SAFETY: the caller's promise.
-            None => unsafe { self.ring.push(entry) },
+            // SAFETY: the caller's promise; what is left of a transfer is of its memory.
+            None => unsafe { self.ring.push(&shortened(entry, self.faults.most.get())) },
         }
     }
 
@@ -138,6 +140,20 @@ impl Port for FaultyRing {
     }
 }
 
+fn shortened(entry: &squeue::Entry, most: u32) -> squeue::Entry {
+    const TRANSFERS: [u8; 4] = [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Read::CODE, opcode::Write::CODE];
+    let mut entry = entry.clone();
+    let start: *mut squeue::Entry = &raw mut entry;
+    // SAFETY: an entry is a `struct io_uring_sqe`: the opcode is its first byte, `len` the four bytes at 24.
+    unsafe {
+        let len = start.cast::<u32>().add(6);
+        if most > 0 && TRANSFERS.contains(&start.cast::<u8>().read()) {
+            len.write(len.read().min(most));
+        }
+    }
+    entry
+}
+
 fn failure(errno: i32) -> RingError {
     RingError::Kernel { call: "io_uring_enter", source: std::io::Error::from_raw_os_error(errno) }
 }
@@ -164,7 +180,7 @@ impl Image {
     }
 
     fn open(&self) -> DmaFile {
-        DmaFile::open(&self.0, OpenOptions::new().read(true).write(true)).unwrap()
+        DmaFile::from_std(File::options().read(true).write(true).open(&self.0).unwrap()).unwrap()
     }
 }
 
@@ -195,6 +211,48 @@ fn a_push_that_is_refused_gives_the_buffer_back_with_the_error() {
         })
         .unwrap();
     assert_eq!(executor.stats().in_flight, 0);
+}
+
+#[test]
+fn short_reads_and_writes_are_resumed_where_they_ended() {
+    let path = std::env::temp_dir().join(format!("ublk-executor-short-{}", std::process::id()));
+    let content: Vec<u8> = (0..10_000_u32).map(|index| (index % 251) as u8).collect();
+    let pages: Vec<u8> = (0..5 * 8192_u32).map(|index| (index % 251) as u8).collect();
+    let (executor, faults) = faulty(LIMIT);
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    let direct = DmaFile::from_std(File::options().read(true).write(true).open(&path).unwrap()).unwrap();
+    executor
+        .block_on(async {
+            faults.most.set(999);
+            let file = BufferedFile::from_std(file);
+            file.write_at(content.clone(), 77).await.0.unwrap();
+            let (read, bytes) = file.read_at(vec![0; 12_000], 77).await;
+            assert_eq!(read.unwrap(), 10_000);
+            assert!(bytes[..10_000] == content);
+
+            let buffers = |bytes: &[u8]| {
+                let buffers = bytes.chunks(8192).map(|chunk| {
+                    let mut buffer = DmaBuffer::new(8192);
+                    buffer.copy_from_slice(chunk);
+                    buffer
+                });
+                buffers.collect::<Vec<_>>()
+            };
+            for most in [2, 1] {
+                faults.most.set(most);
+                direct.write_vectored_at(buffers(&pages), 4096).await.0.unwrap();
+                let (read, back) = direct.read_vectored_at(buffers(&[0; 6 * 8192]), 4096).await;
+                assert_eq!(read.unwrap(), pages.len());
+                assert!(back[..5].iter().flat_map(|buffer| buffer.iter()).eq(&pages));
+            }
+            faults.most.set(4096); // in the middle of the buffer
+            direct.write_at(buffers(&pages).remove(1), 4096).await.0.unwrap();
+            let (read, buffer) = direct.read_at(DmaBuffer::new(8192), 4096).await;
+            assert_eq!(read.unwrap(), 8192);
+            assert!(buffer[..] == pages[8192..16384]);
+        })
+        .unwrap();
+    std::fs::remove_file(path).unwrap();
 }
 
 #[test]

@@ -3,18 +3,28 @@
 //! Whoever drops a future of these gives up its result, never its memory: buffer and file stay with the ring until the kernel is done.
 
 mod buffer;
+mod buffered;
 mod command;
-mod file;
+mod directory;
+mod dma;
 mod fixed;
+mod handle;
+mod metadata;
+mod open;
 pub(crate) mod operation;
 #[cfg(all(test, not(loom)))]
 mod operation_tests;
 mod part;
 mod poll;
+mod transfer;
 
 pub use buffer::{DmaBuffer, IoBuffer};
+pub use buffered::BufferedFile;
 pub use command::{uring_cmd16, uring_cmd80};
-pub use file::DmaFile;
+pub use directory::{Directory, Entry};
+pub use dma::DmaFile;
 pub use fixed::{DmaMemory, FixedBuffer, NoSlot};
+pub use metadata::{FileKind, Metadata};
+pub use open::OpenOptions;
 pub use part::Part;
 pub use poll::{Events, PollMany, PollOnce, poll_many, poll_once, poll_once_within};

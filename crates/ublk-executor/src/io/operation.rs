@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::marker::PhantomData;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
@@ -66,6 +67,39 @@ fn start_by<H: 'static>(
         Err((error, held)) => State::Refused(error, held),
     };
     Operation { core: Rc::downgrade(&core), state, held: PhantomData }
+}
+
+/// Like [`start`], for an operation whose answer is a new descriptor. Nobody else's if the future is dropped: then it is closed.
+///
+/// # Safety
+/// As for [`start`]; and a result of the entry that is no error is a descriptor.
+///
+/// # Panics
+/// Outside of an executor.
+pub(crate) unsafe fn start_opening<H: 'static>(entry: squeue::Entry, kind: OpKind, held: H) -> Opening<H> {
+    // SAFETY: the caller's promise.
+    let operation = unsafe { start(entry, kind, held) };
+    if let (State::InFlight(key), Some(core)) = (&operation.state, operation.core.upgrade()) {
+        core.with_reactor(|reactor| reactor.map(|reactor| reactor.makes_descriptor(*key)));
+    }
+    Opening { operation }
+}
+
+/// See [`start_opening`].
+#[must_use = "the result tells whether the operation was done"]
+pub(crate) struct Opening<H: 'static> {
+    operation: Operation<H>,
+}
+
+impl<H: 'static> Future for Opening<H> {
+    type Output = (io::Result<OwnedFd>, H);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.operation).poll(context).map(|(result, held)| {
+            // SAFETY: a descriptor, as whoever started the operation promised; the ring has given it up.
+            (result.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor as i32) }), held)
+        })
+    }
 }
 
 /// Starts two operations, the second of which begins when the first has done all it was asked to. Else it ends with ECANCELED.

@@ -1,6 +1,6 @@
 //! Files past the page cache: what is written comes back, holes are holes, errors are the kernel's.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
@@ -12,7 +12,8 @@ fn path(name: &str) -> PathBuf {
 }
 
 fn create(path: &PathBuf) -> DmaFile {
-    DmaFile::open(path, OpenOptions::new().read(true).write(true).create(true).truncate(true)).unwrap()
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).unwrap();
+    DmaFile::from_std(file).unwrap()
 }
 
 fn pattern(bytes: usize, seed: usize) -> DmaBuffer {
@@ -58,7 +59,7 @@ fn flags_of_the_caller_are_kept() {
     let path = path("flags");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).custom_flags(libc::O_DSYNC);
-    let file = DmaFile::open(&path, &options).unwrap();
+    let file = DmaFile::from_std(options.open(&path).unwrap()).unwrap();
     let flags = std::fs::read_dir("/proc/self/fd").unwrap().find_map(|entry| {
         let entry = entry.unwrap();
         let is_ours = std::fs::read_link(entry.path()).is_ok_and(|target| target == path);
@@ -76,7 +77,7 @@ fn flags_of_the_caller_are_kept() {
 fn a_file_that_ends_in_a_block_is_read_to_its_end() {
     let path = path("odd");
     std::fs::write(&path, [3; 8292]).unwrap();
-    let file = DmaFile::open(&path, OpenOptions::new().read(true)).unwrap();
+    let file = DmaFile::from_std(File::open(&path).unwrap()).unwrap();
     LocalExecutor::new()
         .unwrap()
         .block_on(async {
@@ -93,7 +94,7 @@ fn a_file_that_ends_in_a_block_is_read_to_its_end() {
 fn errors_are_the_kernels_and_the_buffer_comes_back() {
     let path = path("errors");
     std::fs::write(&path, [1; 16384]).unwrap();
-    let file = DmaFile::open(&path, OpenOptions::new().read(true)).unwrap();
+    let file = DmaFile::from_std(File::open(&path).unwrap()).unwrap();
     LocalExecutor::new()
         .unwrap()
         .block_on(async {
@@ -112,7 +113,7 @@ fn errors_are_the_kernels_and_the_buffer_comes_back() {
 fn a_sync_that_fails_after_its_write_is_the_error() {
     let path = path("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
-    let file = DmaFile::open(&path, OpenOptions::new().read(true).write(true)).unwrap();
+    let file = DmaFile::from_std(OpenOptions::new().read(true).write(true).open(&path).unwrap()).unwrap();
     LocalExecutor::new()
         .unwrap()
         .block_on(async {
