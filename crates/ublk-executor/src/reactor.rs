@@ -24,7 +24,7 @@ use std::time::Instant;
 use io_uring::{opcode, squeue, types};
 use slotmap::{Key, KeyData, SlotMap};
 
-pub(crate) use self::port::Port;
+pub(crate) use self::port::{AnyPort, Port};
 use self::slots::{Slots, tables};
 use crate::external::{Externals, client_of};
 use crate::ring::{Completion, MissingOpcode, Opcodes, RingError, Wait};
@@ -115,7 +115,7 @@ pub fn leaked_operations() -> usize {
 }
 
 pub(crate) struct Reactor {
-    pub(crate) port: Box<dyn Port>,
+    pub(crate) port: AnyPort,
     pub(crate) externals: Externals,
     ops: SlotMap<OpKey, Op>,
     in_flight: usize,
@@ -165,7 +165,7 @@ pub(crate) const BATCH: usize = 256;
 impl Reactor {
     /// `listener` is readable when the executor was woken; tables for that many fixed files and buffers.
     pub(crate) fn new(
-        mut port: Box<dyn Port>,
+        mut port: AnyPort,
         listener: OwnedFd,
         fixed_files: u32,
         fixed_buffers: u32,

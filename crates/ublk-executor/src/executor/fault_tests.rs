@@ -17,7 +17,7 @@ use super::{ExecutorError, LocalExecutor, sleep, spawn_local, yield_now};
 use crate::MissingOpcode;
 use crate::io::{BufferedFile, DmaBuffer, DmaFile, Events, FixedBuffer, poll_once};
 use crate::net::{ListenOptions, TcpListener};
-use crate::reactor::Port;
+use crate::reactor::{AnyPort, Port};
 use crate::ring::faults::{Fault, left, on_enter};
 use crate::ring::{Completion, Opcodes, Ring, RingError, RingOptions, Wait};
 
@@ -166,7 +166,7 @@ fn faulty_without(missing_opcode: Option<u8>, close_limit: Duration) -> (LocalEx
     let ring = Ring::new(RingOptions { submissions: 8, completions: 64 }).unwrap();
     let faults = Rc::new(Faults { missing_opcode: Cell::new(missing_opcode), ..Faults::default() });
     let port = FaultyRing { ring, faults: Rc::clone(&faults), withheld: Vec::new() };
-    (LocalExecutor::builder().close_limit(close_limit).build_on(Box::new(port)).unwrap(), faults)
+    (LocalExecutor::builder().close_limit(close_limit).build_on(AnyPort::Other(Box::new(port))).unwrap(), faults)
 }
 
 /// A file of two pages, of ones and twos.
@@ -431,7 +431,7 @@ fn a_fixed_buffer_asks_for_the_operations_of_fixed_buffers() {
         let ring = Ring::new(RingOptions { submissions: 8, completions: 64 }).unwrap();
         let faults = Rc::new(Faults { missing_opcode: Cell::new(Some(missing)), ..Faults::default() });
         let port = Box::new(FaultyRing { ring, faults, withheld: Vec::new() });
-        let executor = LocalExecutor::builder().fixed_buffers(1).build_on(port).unwrap();
+        let executor = LocalExecutor::builder().fixed_buffers(1).build_on(AnyPort::Other(port)).unwrap();
         let file = image.open();
         executor
             .block_on(async {
@@ -499,7 +499,7 @@ fn operations_survive_what_system_calls_answer() {
 #[test]
 fn an_executor_whose_completion_queue_overflows_loses_nothing() {
     let ring: Ring = Ring::new(RingOptions { submissions: 4, completions: 4 }).unwrap();
-    let executor = LocalExecutor::builder().build_on(Box::new(ring)).unwrap();
+    let executor = LocalExecutor::builder().build_on(AnyPort::Usual(ring)).unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
     let reader = Rc::new(reader);
     executor

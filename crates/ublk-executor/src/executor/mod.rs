@@ -27,12 +27,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use io_uring::squeue::{Entry, Entry128, EntryMarker};
+use io_uring::squeue::{Entry128, EntryMarker};
 use slotmap::Key;
 
 use crate::blocking::Pool;
 use crate::clock;
-use crate::reactor::{Port, Reactor};
+use crate::reactor::{AnyPort, Reactor};
 use crate::ring::{Ring, RingError, RingOptions, Wait};
 use crate::wake::EventFd;
 use task::{TaskInbox, TaskKey, WakeCell};
@@ -183,8 +183,11 @@ impl Builder {
     /// or the kernel's answer to the tables of fixed files and buffers.
     /// [`ExecutorError::Signal`]: no file descriptor left.
     pub fn build(self) -> Result<LocalExecutor, ExecutorError> {
-        let port: Box<dyn Port> =
-            if self.wide_entries { Box::new(self.ring::<Entry128>()?) } else { Box::new(self.ring::<Entry>()?) };
+        let port = if self.wide_entries {
+            AnyPort::Other(Box::new(self.ring::<Entry128>()?))
+        } else {
+            AnyPort::Usual(self.ring()?)
+        };
         self.build_on(port)
     }
 
@@ -203,7 +206,7 @@ impl Builder {
         }
     }
 
-    fn build_on(self, port: Box<dyn Port>) -> Result<LocalExecutor, ExecutorError> {
+    fn build_on(self, port: AnyPort) -> Result<LocalExecutor, ExecutorError> {
         let signal = EventFd::new().map_err(ExecutorError::Signal)?;
         let listener = signal.listener().map_err(ExecutorError::Signal)?;
         let reactor = Reactor::new(port, listener, self.fixed_files, self.fixed_buffers)?;

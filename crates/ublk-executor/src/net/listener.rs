@@ -3,14 +3,14 @@
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 
 use io_uring::{opcode, types};
 
 use super::stream::Stream;
-use crate::io::operation::start;
+use crate::io::operation::start_opening;
 use crate::reactor::OpKind;
 
 /// A socket that accepts connections: a [`super::TcpListener`] or a [`super::UnixListener`]. Closes when it and its last operation are done.
@@ -39,11 +39,10 @@ impl<F> Listener<F> {
         loop {
             let fd = types::Fd(self.socket.as_raw_fd());
             let entry = opcode::Accept::new(fd, ptr::null_mut(), ptr::null_mut()).flags(libc::SOCK_CLOEXEC).build();
-            // SAFETY: the entry points to no memory; the operation owns the socket.
-            let operation = unsafe { start(entry, OpKind::Accept, Arc::clone(&self.socket)) };
+            // SAFETY: the entry points to no memory; the operation owns the socket; an accept makes a descriptor.
+            let operation = unsafe { start_opening(entry, OpKind::Cancelable, Arc::clone(&self.socket)) };
             match operation.await.0 {
-                // SAFETY: the kernel opened this descriptor for this operation, whose result was taken here.
-                Ok(fd) => return Ok(Stream::new(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })),
+                Ok(socket) => return Ok(Stream::new(socket)),
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECONNABORTED)) => {}
                 Err(error) => return Err(error),
             }
