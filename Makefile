@@ -135,6 +135,10 @@ vm-benchmark: bench ## the same as bench
 vm-compare: build ## side by side with kublk, rublk, go-ublk, loop and null_blk in one boot
 	@bench/run --compare $(ARGS)
 
+.PHONY: bench-executor
+bench-executor: $(SETUP) ## ublk-executor beside glommio, monoio, compio and rtrb, on this machine
+	@bench/executor/run $(ARGS)
+
 ##@ Release
 .PHONY: build-release
 build-release: build ## npm packages for this machine, in target/packages; after make prebuilds for all: ARGS=--prebuilds

@@ -5,10 +5,11 @@
  *
  * `--write` puts the tables between the markers of the document. A figure is the median of its rounds.
  */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { type ComparedFigure, type Figure, figures, type Measure, type Side, type SingleFigure } from './figures.ts'
 import type { Job } from './fio.ts'
+import { median, table, writeBetween } from './markdown.ts'
 import type { Results, Run } from './results.ts'
 
 const BEGIN = '<!-- figures: written by bench/run --write-docs -->'
@@ -22,7 +23,7 @@ const results = JSON.parse(readFileSync(positionals[0] ?? '/dev/stdin', 'utf8'))
 
 const text = [environment(), table(FLOOR_HEAD, figures.flatMap(row)), sideBySide()].join('\n\n')
 console.log(text)
-if (options.write !== undefined) writeBetweenMarkers(options.write, text)
+if (options.write !== undefined) writeBetween(options.write, BEGIN, END, text)
 
 function row(figure: Figure): string[][] {
   return figure.kind === 'compared' ? comparedRow(figure) : singleRow(figure)
@@ -116,13 +117,6 @@ function readingOf(run: Run, measure: Measure): number | null {
   return run[measure]
 }
 
-function median(values: number[]): number | null {
-  if (values.length === 0) return null
-  const sorted = values.toSorted((a, b) => a - b)
-  const middle = sorted.length >> 1
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
-}
-
 function show(value: number, measure: Measure): string {
   switch (measure) {
     case 'rate':
@@ -134,16 +128,4 @@ function show(value: number, measure: Measure): string {
     case 'serverNanosecondsPerRequest':
       return `${(value / 1000).toFixed(2)} µs`
   }
-}
-
-function table(head: string[], rows: string[][]): string {
-  const line = (cells: string[]): string => `| ${cells.join(' | ')} |`
-  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
-}
-
-function writeBetweenMarkers(document: string, content: string): void {
-  const [before, rest] = readFileSync(document, 'utf8').split(BEGIN)
-  const after = rest?.split(END)[1]
-  if (before === undefined || after === undefined) throw new Error(`${document} lacks the markers "${BEGIN}" and "${END}"`)
-  writeFileSync(document, `${before}${BEGIN}\n\n${content}\n\n${END}${after}`)
 }
