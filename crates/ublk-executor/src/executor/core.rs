@@ -89,7 +89,7 @@ impl Core {
             is_closing: Cell::new(false),
             is_running: Cell::new(false),
             slice_end_ticks: Cell::new(0),
-            slice_ticks: ticks(slice).max(1), // or nothing would ever be polled
+            slice_ticks: ticks(slice),
             stall_ticks: ticks(stall),
             mail: Cell::default(),
         })
@@ -136,13 +136,16 @@ impl Core {
         }
     }
 
-    /// Polls runnable tasks until none is left, the slice is over, or the ring has something. True: the future of `block_on` is next.
+    /// From now on until the next turn of the ring.
+    pub(super) fn begin_slice(&self) {
+        self.slice_end_ticks.set(clock::ticks().saturating_add(self.slice_ticks));
+    }
+
+    /// Polls runnable tasks, one at least, until none is left, the slice is over, or the ring has something. True: the future of
+    /// `block_on` is next.
     pub(super) fn run_slice(&self) -> bool {
-        let begin = clock::ticks();
-        let slice_end = begin.saturating_add(self.slice_ticks);
-        self.slice_end_ticks.set(slice_end);
-        let mut now = begin;
-        while now < slice_end {
+        let mut now = clock::ticks();
+        loop {
             let Some((class, key)) = self.queues.borrow_mut().pop() else { return false };
             if key.is_null() {
                 return true;
@@ -152,11 +155,10 @@ impl Core {
             let end = clock::ticks();
             self.account(class, key, end.saturating_sub(now));
             now = end;
-            if self.ring_has_work() {
-                break;
+            if self.is_over(now) {
+                return false;
             }
         }
-        false
     }
 
     /// The future of `block_on` has ended, and is still queued.
@@ -271,7 +273,11 @@ impl Core {
 
     /// Whoever has run for a slice, or keeps completions waiting, should yield.
     pub(super) fn should_yield(&self) -> bool {
-        clock::ticks() >= self.slice_end_ticks.get() || self.ring_has_work()
+        self.is_over(clock::ticks())
+    }
+
+    fn is_over(&self, now: u64) -> bool {
+        now >= self.slice_end_ticks.get() || self.ring_has_work()
     }
 
     /// None once the executor has ended. `act` must not run foreign code.

@@ -285,7 +285,8 @@ impl LocalExecutor {
         let waker = Waker::from(Arc::clone(&cell));
         self.core.make_ready(TaskKey::null());
         loop {
-            if self.core.run_slice() {
+            self.core.begin_slice();
+            while self.core.run_slice() {
                 cell.begin_poll();
                 let begin = clock::ticks();
                 if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
@@ -295,6 +296,9 @@ impl LocalExecutor {
                     return Ok(output);
                 }
                 self.core.charge_main(clock::ticks().saturating_sub(begin));
+                if self.core.should_yield() {
+                    break;
+                }
             }
             let turned = self.core.turn(Wait::Forever);
             self.core.awake();
