@@ -92,9 +92,6 @@ impl RunQueues {
     /// The task to poll next, and the class to charge for it.
     pub(super) fn pop(&mut self) -> Option<(Class, TaskKey)> {
         loop {
-            if self.is_empty() {
-                return None;
-            }
             for class in Class::ALL {
                 let queue = &mut self.queues[class.index()];
                 if queue.left_ticks > 0
@@ -103,6 +100,9 @@ impl RunQueues {
                     self.ready -= 1;
                     return Some((class, key));
                 }
+            }
+            if self.is_empty() {
+                return None;
             }
             self.begin_round();
         }
