@@ -53,7 +53,7 @@ function run(contestant: string, measure: string, file: string): Sample {
 }
 
 function environment(): string {
-  const fileSystem = execFileSync('stat', ['--file-system', '--format=%T', directory], { encoding: 'utf8' }).trim()
+  const fileSystem = execFileSync('df', ['--output=fstype', directory], { encoding: 'utf8' }).trim().split('\n').at(-1)
   const place = options.counted ? 'one CPU that counts instructions' : `${os.cpus()[0]?.model}, ${os.cpus().length} CPUs, ${fileSystem}`
   return `Linux ${os.release()}, ${place}, median of ${options.rounds} rounds.`
 }
