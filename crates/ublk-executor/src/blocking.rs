@@ -75,7 +75,9 @@ impl From<BlockingError> for io::Error {
 /// ```
 /// use ublk_executor::{LocalExecutor, unblock};
 ///
-/// let text = LocalExecutor::new()?.block_on(unblock(|| std::fs::read_to_string("/proc/self/comm")))?;
+/// let text = LocalExecutor::new()?.block_on(async {
+///     unblock(|| std::fs::read_to_string("/proc/self/comm")).await
+/// })?;
 /// assert!(!text??.is_empty());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
