@@ -234,6 +234,38 @@ mod models {
     }
 
     #[test]
+    fn a_receiver_that_waits_learns_that_the_sender_left() {
+        check(0);
+    }
+
+    /// Both ends leave in the middle of it, in any order: nobody waits for ever, and each item is dropped once.
+    #[test]
+    fn ends_that_leave_at_once_lose_no_item_and_leave_nobody_waiting() {
+        let mut checker = loom::model::Builder::new();
+        checker.preemption_bound = Some(3);
+        checker.check(|| {
+            let items = [0, 1].map(std::sync::Arc::new);
+            let sent = items.clone();
+            let (mut sender, mut receiver) = channel(1);
+            let sending = thread::spawn(move || {
+                block_on(async {
+                    for item in sent {
+                        if sender.send(item).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            });
+            assert_eq!(block_on(receiver.recv()).as_deref(), Some(&0));
+            drop(receiver);
+            sending.join().unwrap();
+            for item in items {
+                assert_eq!(std::sync::Arc::strong_count(&item), 1, "item {item}");
+            }
+        });
+    }
+
+    #[test]
     fn a_sender_that_waits_learns_that_the_receiver_left() {
         loom::model(|| {
             let (mut sender, receiver) = channel(1);

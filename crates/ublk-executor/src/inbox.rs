@@ -128,40 +128,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(all(test, loom))]
 mod models {
+    use loom::sync::Arc;
     use loom::sync::atomic::AtomicUsize;
-    use loom::sync::{Arc, Condvar};
     use loom::thread;
 
     use super::*;
+    use crate::wake::{EventFd, Listener};
 
-    /// The eventfd: raised until somebody has slept on it.
-    #[derive(Clone)]
-    struct Bell(Arc<(Mutex<bool>, Condvar)>);
-
-    impl Bell {
-        fn new() -> Bell {
-            Bell(Arc::new((Mutex::new(false), Condvar::new())))
-        }
-
-        /// Sleeps until it is raised: for ever, if a wake was lost. Loom reports that as a deadlock.
-        fn wait(&self) {
-            let mut is_raised = self.0.0.lock().unwrap();
-            while !*is_raised {
-                is_raised = self.0.1.wait(is_raised).unwrap();
-            }
-            *is_raised = false;
-        }
-    }
-
-    impl Signal for Bell {
-        fn raise(&self) {
-            *self.0.0.lock().unwrap() = true;
-            self.0.1.notify_one();
-        }
+    fn inbox() -> (Arc<Inbox<usize, EventFd>>, Listener) {
+        let signal = EventFd::new().unwrap();
+        let listener = signal.sleeper();
+        (Arc::new(Inbox::new(signal)), listener)
     }
 
     /// The owner's loop: takes `count` items, sleeping whenever there are none.
-    fn take(inbox: &Inbox<usize, Bell>, bell: &Bell, count: usize) -> Vec<usize> {
+    fn take(inbox: &Inbox<usize, EventFd>, listener: &Listener, count: usize) -> Vec<usize> {
         let mut taken = Vec::new();
         loop {
             inbox.take(&mut taken);
@@ -169,7 +150,7 @@ mod models {
                 return taken;
             }
             if inbox.may_sleep() {
-                bell.wait();
+                listener.wait();
                 inbox.awake();
             }
         }
@@ -178,14 +159,13 @@ mod models {
     #[test]
     fn no_push_is_slept_over() {
         loom::model(|| {
-            let bell = Bell::new();
-            let inbox = Arc::new(Inbox::new(bell.clone()));
+            let (inbox, listener) = inbox();
             let pushes = Arc::clone(&inbox);
             let pusher = thread::spawn(move || {
                 pushes.push(1).unwrap();
                 pushes.push(2).unwrap();
             });
-            assert_eq!(take(&inbox, &bell, 2), [1, 2]);
+            assert_eq!(take(&inbox, &listener, 2), [1, 2]);
             pusher.join().unwrap();
         });
     }
@@ -195,8 +175,7 @@ mod models {
         let mut checker = loom::model::Builder::new();
         checker.preemption_bound = Some(2);
         checker.check(|| {
-            let bell = Bell::new();
-            let inbox = Arc::new(Inbox::<usize, Bell>::new(bell.clone()));
+            let (inbox, listener) = inbox();
             let order = Arc::new(AtomicUsize::new(0));
             let (knocks, orders) = (Arc::clone(&inbox), Arc::clone(&order));
             let knocker = thread::spawn(move || {
@@ -207,7 +186,7 @@ mod models {
             // The owner's loop: looks at the order after each turn, and sleeps in a turn that nobody has knocked before.
             while order.load(Ordering::Acquire) == 0 {
                 if !inbox.take(&mut Vec::new()) && inbox.may_sleep() {
-                    bell.wait();
+                    listener.wait();
                     inbox.awake();
                 }
             }
@@ -220,54 +199,57 @@ mod models {
         let mut checker = loom::model::Builder::new();
         checker.preemption_bound = Some(3);
         checker.check(|| {
-            let bell = Bell::new();
-            let inbox = Arc::new(Inbox::new(bell.clone()));
+            let (inbox, listener) = inbox();
             let pushers = [1, 2].map(|item| {
                 let inbox = Arc::clone(&inbox);
                 thread::spawn(move || inbox.push(item).unwrap())
             });
-            let mut taken = take(&inbox, &bell, 2);
+            let mut taken = take(&inbox, &listener, 2);
             taken.sort_unstable();
             assert_eq!(taken, [1, 2]);
             pushers.into_iter().for_each(|pusher| pusher.join().unwrap());
         });
     }
 
-    /// Counts the signals that are gone, as descriptors that are closed.
-    struct Counted(Arc<AtomicUsize>);
-
-    impl Signal for Counted {
-        fn raise(&self) {
-            assert_eq!(self.0.load(Ordering::SeqCst), 0, "raised after it was given back");
-        }
-    }
-
-    impl Drop for Counted {
-        fn drop(&mut self) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
     #[test]
     fn a_push_into_an_inbox_that_closes_is_taken_or_given_back() {
         loom::model(|| {
-            let gone = Arc::new(AtomicUsize::new(0));
-            let inbox = Arc::new(Inbox::new(Counted(Arc::clone(&gone))));
+            let (inbox, listener) = inbox();
             let pushes = Arc::clone(&inbox);
             let pusher = thread::spawn(move || pushes.push(7));
-            // The owner was about to sleep: the push raises the signal.
+            // The owner was about to sleep: the push raises the signal, which must be there still.
             let mut taken = Vec::new();
             if inbox.may_sleep() {
                 inbox.awake();
             }
             inbox.take(&mut taken);
             taken.extend(inbox.close());
-            assert_eq!(gone.load(Ordering::SeqCst), 1, "the signal outlives the closing");
+            assert!(listener.is_closed(), "the signal outlives the closing");
             match pusher.join().unwrap() {
                 Ok(()) => assert_eq!(taken, [7]),
                 Err(item) => assert!(item == 7 && taken.is_empty()),
             }
             assert_eq!(inbox.push(8), Err(8));
+        });
+    }
+
+    /// As above, with an owner that is asleep when it is to close: what was pushed before is taken, in order, and nothing twice.
+    #[test]
+    fn pushes_of_two_into_an_inbox_that_closes_are_taken_once_or_given_back() {
+        let mut checker = loom::model::Builder::new();
+        checker.preemption_bound = Some(3);
+        checker.check(|| {
+            let (inbox, listener) = inbox();
+            let pushers = [1, 2].map(|item| {
+                let inbox = Arc::clone(&inbox);
+                thread::spawn(move || inbox.push(item).is_ok())
+            });
+            let mut taken = take(&inbox, &listener, 1);
+            taken.extend(inbox.close());
+            let pushed = pushers.map(|pusher| pusher.join().unwrap());
+            taken.sort_unstable();
+            let expected: Vec<usize> = (1..=2).filter(|item| pushed[item - 1]).collect();
+            assert_eq!(taken, expected);
         });
     }
 }

@@ -35,8 +35,8 @@ slotmap::new_key_type! {
 }
 
 // No key is like these: their lower half is the index of no slot. Below them are the numbers of external clients.
-const WAKE: u64 = u64::MAX;
-const CANCEL: u64 = u64::MAX - (1 << 32);
+pub(crate) const WAKE: u64 = u64::MAX;
+pub(crate) const CANCEL: u64 = u64::MAX - (1 << 32);
 
 /// How an operation that nobody waits for any more comes to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

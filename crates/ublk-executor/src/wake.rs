@@ -36,10 +36,17 @@ impl Waker {
     }
 }
 
+#[cfg(loom)]
+pub(crate) use bell::EventFd;
+#[cfg(all(loom, test))]
+pub(crate) use bell::Listener;
+
 /// The signal of an inbox: an eventfd of its own, so that closing the inbox closes it.
+#[cfg(not(loom))]
 #[derive(Debug)]
 pub(crate) struct EventFd(OwnedFd);
 
+#[cfg(not(loom))]
 impl EventFd {
     /// # Errors
     /// EMFILE or ENFILE: no file descriptor left.
@@ -53,6 +60,7 @@ impl EventFd {
     }
 }
 
+#[cfg(not(loom))]
 impl crate::inbox::Signal for EventFd {
     fn raise(&self) {
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
@@ -62,6 +70,80 @@ impl crate::inbox::Signal for EventFd {
 impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// The eventfd of the models: the checker must know who waits for whom.
+#[cfg(loom)]
+#[allow(dead_code)] // all of it is for the models
+mod bell {
+    use std::os::fd::OwnedFd;
+
+    use loom::sync::{Arc, Condvar, Mutex};
+
+    #[derive(Debug, Default)]
+    struct Bell {
+        state: Mutex<State>,
+        raised: Condvar,
+    }
+
+    #[derive(Debug, Default)]
+    struct State {
+        is_raised: bool,
+        is_closed: bool,
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct EventFd(Arc<Bell>);
+
+    /// The descriptor that the owner sleeps on.
+    #[derive(Debug)]
+    pub(crate) struct Listener(Arc<Bell>);
+
+    impl EventFd {
+        pub(crate) fn new() -> std::io::Result<EventFd> {
+            Ok(EventFd(Arc::default()))
+        }
+
+        /// For the ring's poll, which no model has.
+        pub(crate) fn listener(&self) -> std::io::Result<OwnedFd> {
+            std::fs::File::open("/dev/null").map(OwnedFd::from)
+        }
+
+        pub(crate) fn sleeper(&self) -> Listener {
+            Listener(Arc::clone(&self.0))
+        }
+    }
+
+    impl crate::inbox::Signal for EventFd {
+        fn raise(&self) {
+            let mut state = self.0.state.lock().unwrap();
+            assert!(!state.is_closed, "a descriptor that was given back is written to");
+            state.is_raised = true;
+            drop(state);
+            self.0.raised.notify_one();
+        }
+    }
+
+    impl Drop for EventFd {
+        fn drop(&mut self) {
+            self.0.state.lock().unwrap().is_closed = true;
+        }
+    }
+
+    impl Listener {
+        /// Sleeps until the signal is raised: for ever, if a wake was lost. The checker reports that as a deadlock.
+        pub(crate) fn wait(&self) {
+            let mut state = self.0.state.lock().unwrap();
+            while !state.is_raised {
+                state = self.0.raised.wait(state).unwrap();
+            }
+            state.is_raised = false;
+        }
+
+        pub(crate) fn is_closed(&self) -> bool {
+            self.0.state.lock().unwrap().is_closed
+        }
     }
 }
 

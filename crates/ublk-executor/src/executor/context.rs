@@ -5,8 +5,13 @@ use std::rc::Rc;
 
 use super::core::Core;
 
+#[cfg(not(loom))]
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Core>>> = const { RefCell::new(None) };
+}
+#[cfg(loom)]
+loom::thread_local! {
+    static CURRENT: RefCell<Option<Rc<Core>>> = RefCell::new(None);
 }
 
 /// The executor whose `block_on`, or whose end, is under way on this thread.

@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -26,6 +25,7 @@ use crate::blocking::Pool;
 use crate::clock;
 use crate::reactor::Reactor;
 use crate::ring::{RingError, Wait};
+use crate::sync::Arc;
 
 pub(crate) struct Core {
     pub(super) inbox: Arc<TaskInbox>,

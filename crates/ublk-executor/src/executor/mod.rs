@@ -11,6 +11,11 @@ mod core;
 mod fault_tests;
 mod join;
 mod locals;
+#[cfg(all(test, loom))]
+#[allow(unsafe_code)]
+mod mock_ring;
+#[cfg(all(test, loom))]
+mod models;
 mod pool;
 mod remote;
 mod stats;
@@ -23,7 +28,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::Arc as CellArc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -34,6 +39,7 @@ use crate::blocking::Pool;
 use crate::clock;
 use crate::reactor::{AnyPort, Reactor};
 use crate::ring::{Ring, RingError, RingOptions, Wait};
+use crate::sync::Arc;
 use crate::wake::EventFd;
 use task::{TaskInbox, TaskKey, WakeCell};
 use thread::ThreadOptions;
@@ -207,7 +213,10 @@ impl Builder {
     }
 
     fn build_on(self, port: AnyPort) -> Result<LocalExecutor, ExecutorError> {
-        let signal = EventFd::new().map_err(ExecutorError::Signal)?;
+        self.build_with(port, EventFd::new().map_err(ExecutorError::Signal)?)
+    }
+
+    fn build_with(self, port: AnyPort, signal: EventFd) -> Result<LocalExecutor, ExecutorError> {
         let listener = signal.listener().map_err(ExecutorError::Signal)?;
         let reactor = Reactor::new(port, listener, self.fixed_files, self.fixed_buffers)?;
         let inbox = Arc::new(TaskInbox::new(signal));
@@ -281,8 +290,8 @@ impl LocalExecutor {
         let mut locals = None;
         let _locals = self.core.locals.enter(&mut locals);
         let mut future = pin!(future);
-        let cell = Arc::new(WakeCell::new(&self.core.inbox, TaskKey::null(), true));
-        let waker = Waker::from(Arc::clone(&cell));
+        let cell = CellArc::new(WakeCell::new(&self.core.inbox, TaskKey::null(), true));
+        let waker = Waker::from(CellArc::clone(&cell));
         self.core.make_ready(TaskKey::null());
         loop {
             self.core.begin_slice();

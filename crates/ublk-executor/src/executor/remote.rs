@@ -3,12 +3,12 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::spawn_local;
 use super::task::{Message, TaskInbox};
 use crate::reply::{Answer, Gone, reply};
+use crate::sync::Arc;
 
 /// Starts tasks on an executor from any thread. Cheap to clone; keeps nothing of the executor alive.
 #[derive(Clone)]

@@ -3,8 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc as CellArc; // `Wake` asks for std's
 use std::task::{Wake, Waker};
 
 use super::class::Class;
@@ -12,6 +11,7 @@ use super::context;
 use super::join::Ended;
 use super::locals::Locals;
 use crate::inbox::Inbox;
+use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::wake::EventFd;
 
 slotmap::new_key_type! {
@@ -43,15 +43,15 @@ pub(super) struct Task {
 /// What a poll needs.
 pub(super) struct Body {
     pub(super) future: Pin<Box<dyn Future<Output = ()>>>,
-    pub(super) cell: Arc<WakeCell>,
+    pub(super) cell: CellArc<WakeCell>,
     pub(super) waker: Waker,
     pub(super) locals: Locals,
 }
 
 impl Body {
     pub(super) fn new(future: Pin<Box<dyn Future<Output = ()>>>, cell: WakeCell) -> Body {
-        let cell = Arc::new(cell);
-        Body { future, waker: Waker::from(Arc::clone(&cell)), cell, locals: None }
+        let cell = CellArc::new(cell);
+        Body { future, waker: Waker::from(CellArc::clone(&cell)), cell, locals: None }
     }
 }
 
@@ -65,7 +65,7 @@ pub(super) struct WakeCell {
 
 impl WakeCell {
     pub(super) fn new(inbox: &Arc<TaskInbox>, key: TaskKey, is_queued: bool) -> WakeCell {
-        WakeCell { inbox: Arc::clone(inbox), key, is_queued: is_queued.into() }
+        WakeCell { inbox: Arc::clone(inbox), key, is_queued: AtomicBool::new(is_queued) }
     }
 
     /// It is in a queue, or on the way there.
@@ -80,11 +80,11 @@ impl WakeCell {
 }
 
 impl Wake for WakeCell {
-    fn wake(self: Arc<Self>) {
+    fn wake(self: CellArc<Self>) {
         self.wake_by_ref();
     }
 
-    fn wake_by_ref(self: &Arc<Self>) {
+    fn wake_by_ref(self: &CellArc<Self>) {
         if self.is_queued.swap(true, Ordering::AcqRel) {
             return;
         }
