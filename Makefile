@@ -98,6 +98,10 @@ test-vm: build ## tests on real kernels in the VM
 test: build ## every test; the last line is "N passed, N failed"
 	@scripts/test $(ARGS)
 
+.PHONY: miri
+miri: ## the executor's unsafe steps under Miri, where rustup's nightly Rust has it
+	@scripts/miri $(ARGS)
+
 .PHONY: caged
 caged: build ## tests on a Node.js that refuses external buffers, as Electron does
 	@scripts/test --tag caged $(ARGS)

@@ -59,6 +59,8 @@ assert_not_impl!(Sender<u64>, Sync);
 assert_not_impl!(Sender<u64>, Clone);
 assert_not_impl!(Receiver<u64>, Sync);
 assert_not_impl!(Receiver<u64>, Clone);
+assert_not_impl!(Sender<std::rc::Rc<()>>, Send);
+assert_not_impl!(Receiver<std::rc::Rc<()>>, Send);
 
 impl<T> Sender<T> {
     /// Sends, and waits while the queue is full. A future that is dropped while it waits has not sent; its item is dropped with it.

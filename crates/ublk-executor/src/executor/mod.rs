@@ -11,9 +11,12 @@ mod core;
 mod fault_tests;
 mod join;
 mod locals;
-#[cfg(all(test, loom))]
+#[cfg(test)]
 #[allow(unsafe_code)]
 mod mock_ring;
+#[cfg(all(test, not(loom)))]
+#[allow(unsafe_code)]
+mod mock_tests;
 #[cfg(all(test, loom))]
 mod models;
 mod pool;
@@ -247,9 +250,18 @@ pub struct LocalExecutor {
 
 assert_not_impl!(LocalExecutor, Send);
 assert_not_impl!(LocalExecutor, Sync);
+assert_not_impl!(LocalExecutor, Clone);
 assert_not_impl!(JoinHandle<()>, Send);
+assert_not_impl!(JoinHandle<()>, Sync);
+assert_not_impl!(JoinHandle<()>, Clone);
+assert_not_impl!(RemoteJoin<()>, Clone);
+assert_not_impl!(RemoteJoin<std::rc::Rc<()>>, Send);
+assert_not_impl!(ExecutorPool<()>, Clone);
 assert_not_impl!(Sleep, Send);
+assert_not_impl!(Sleep, Sync);
+assert_not_impl!(Sleep, Clone);
 assert_not_impl!(Yield, Send);
+assert_not_impl!(Yield, Sync);
 
 impl LocalExecutor {
     /// An executor with the defaults of [`Builder`].

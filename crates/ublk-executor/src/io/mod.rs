@@ -28,3 +28,17 @@ pub use metadata::{FileKind, Metadata};
 pub use open::OpenOptions;
 pub use part::Part;
 pub use poll::{Events, PollMany, PollOnce, poll_many, poll_once, poll_once_within};
+
+// What an operation may hold is of one thread; a buffer is of one owner, and of any thread while no operation has it.
+assert_not_impl!(DmaFile, Send);
+assert_not_impl!(DmaFile, Sync);
+assert_not_impl!(BufferedFile, Send);
+assert_not_impl!(Directory, Send);
+assert_not_impl!(FixedBuffer, Send);
+assert_not_impl!(FixedBuffer, Clone);
+assert_not_impl!(PollMany<std::fs::File>, Send);
+assert_not_impl!(PollOnce<std::fs::File>, Send);
+assert_not_impl!(DmaBuffer, Clone);
+assert_not_impl!(operation::Operation<DmaBuffer>, Send);
+assert_not_impl!(operation::Operation<DmaBuffer>, Sync);
+assert_not_impl!(operation::Operation<DmaBuffer>, Clone);
