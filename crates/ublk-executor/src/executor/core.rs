@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::Context;
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     queues: RefCell<RunQueues>,
     is_closing: Cell<bool>,
     is_running: Cell<bool>,
+    is_main_queued: Cell<bool>,
     /// The counter's value at which a task that asks should yield.
     slice_end_ticks: Cell<u64>,
     slice_ticks: u64,
@@ -88,6 +90,7 @@ impl Core {
             queues: RefCell::new(RunQueues::new(shares)),
             is_closing: Cell::new(false),
             is_running: Cell::new(false),
+            is_main_queued: Cell::new(false),
             slice_end_ticks: Cell::new(0),
             slice_ticks: ticks(slice),
             stall_ticks: ticks(stall),
@@ -117,9 +120,10 @@ impl Core {
         let output = Rc::clone(&cell);
         let future = Box::pin(async move { output.end(Ok(future.await)) });
         let key = self.tasks.borrow_mut().insert_with_key(|key| Task {
-            body: Some(Body::new(future, WakeCell::new(&self.inbox, key, true))),
+            body: Some(Body::new(future, WakeCell::new(&self.inbox, key))),
             class: options.class,
             name: options.name,
+            is_queued: true,
             is_cancelled: false,
             ended: cell.clone(),
         });
@@ -130,8 +134,12 @@ impl Core {
 
     /// A task, or with the null key the future of `block_on`, is to be polled.
     pub(super) fn make_ready(&self, key: TaskKey) {
-        let class = if key.is_null() { Some(MAIN_CLASS) } else { self.tasks.borrow().get(key).map(|task| task.class) };
-        if let Some(class) = class {
+        let (was_queued, class) = match self.tasks.borrow_mut().get_mut(key) {
+            Some(task) => (mem::replace(&mut task.is_queued, true), task.class),
+            None if key.is_null() => (self.is_main_queued.replace(true), MAIN_CLASS),
+            None => return,
+        };
+        if !was_queued {
             self.queues.borrow_mut().push(class, key);
         }
     }
@@ -148,9 +156,10 @@ impl Core {
         loop {
             let Some((class, key)) = self.queues.borrow_mut().pop() else { return false };
             if key.is_null() {
+                self.is_main_queued.set(false);
                 return true;
             }
-            let Some(body) = self.tasks.borrow_mut().get_mut(key).and_then(|task| task.body.take()) else { continue };
+            let Some(body) = self.tasks.borrow_mut().get_mut(key).and_then(Task::begin_poll) else { continue };
             self.poll(key, body);
             let end = clock::ticks();
             self.account(class, key, end.saturating_sub(now));
@@ -161,9 +170,11 @@ impl Core {
         }
     }
 
-    /// The future of `block_on` has ended, and is still queued.
+    /// The future of `block_on` has ended, and may still be queued.
     pub(super) fn forget_main(&self) {
-        self.queues.borrow_mut().remove(MAIN_CLASS, TaskKey::null());
+        if self.is_main_queued.take() {
+            self.queues.borrow_mut().remove(MAIN_CLASS, TaskKey::null());
+        }
     }
 
     /// The future of `block_on` was polled for so long.
@@ -172,7 +183,6 @@ impl Core {
     }
 
     fn poll(&self, key: TaskKey, mut body: Body) {
-        body.cell.begin_poll();
         let polled = {
             let _locals = self.locals.enter(&mut body.locals);
             let mut context = Context::from_waker(&body.waker);
@@ -371,9 +381,9 @@ impl Core {
         let had_mail = self.inbox.take(&mut mail);
         for message in mail.drain(..) {
             match message {
-                Message::Wake(key) => {
+                Message::Wake(cell) => {
                     self.counters.remote_wakes.add(1);
-                    self.make_ready(key);
+                    self.make_ready(cell.receive());
                 }
                 Message::Run(run) => {
                     self.caught(run);

@@ -302,18 +302,14 @@ impl LocalExecutor {
         let mut locals = None;
         let _locals = self.core.locals.enter(&mut locals);
         let mut future = pin!(future);
-        let cell = CellArc::new(WakeCell::new(&self.core.inbox, TaskKey::null(), true));
-        let waker = Waker::from(CellArc::clone(&cell));
+        let waker = Waker::from(CellArc::new(WakeCell::new(&self.core.inbox, TaskKey::null())));
         self.core.make_ready(TaskKey::null());
         loop {
             self.core.begin_slice();
             while self.core.run_slice() {
-                cell.begin_poll();
                 let begin = clock::ticks();
                 if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                    if cell.is_queued() {
-                        self.core.forget_main();
-                    }
+                    self.core.forget_main();
                     return Ok(output);
                 }
                 self.core.charge_main(clock::ticks().saturating_sub(begin));
@@ -353,6 +349,7 @@ impl LocalExecutor {
 
     fn run_ready(&self) {
         let _entered = context::enter(&self.core);
+        self.core.begin_slice();
         self.core.run_slice();
     }
 

@@ -22,7 +22,7 @@ slotmap::new_key_type! {
 
 /// What other threads leave for an executor.
 pub(crate) enum Message {
-    Wake(TaskKey),
+    Wake(CellArc<WakeCell>),
     Run(Box<dyn FnOnce() + Send>),
 }
 
@@ -34,48 +34,52 @@ pub(super) struct Task {
     pub(super) body: Option<Body>,
     pub(super) class: Class,
     pub(super) name: &'static str,
+    /// It is in a queue; another wake adds nothing.
+    pub(super) is_queued: bool,
     /// It was cancelled while it was polled.
     pub(super) is_cancelled: bool,
     /// Whoever waits for its end.
     pub(super) ended: Rc<dyn Ended>,
 }
 
+impl Task {
+    /// From now on a wake queues it again. None: it is being polled already, further up on the stack.
+    pub(super) fn begin_poll(&mut self) -> Option<Body> {
+        self.is_queued = false;
+        self.body.take()
+    }
+}
+
 /// What a poll needs.
 pub(super) struct Body {
     pub(super) future: Pin<Box<dyn Future<Output = ()>>>,
-    pub(super) cell: CellArc<WakeCell>,
     pub(super) waker: Waker,
     pub(super) locals: Locals,
 }
 
 impl Body {
     pub(super) fn new(future: Pin<Box<dyn Future<Output = ()>>>, cell: WakeCell) -> Body {
-        let cell = CellArc::new(cell);
-        Body { future, waker: Waker::from(CellArc::clone(&cell)), cell, locals: None }
+        Body { future, waker: Waker::from(CellArc::new(cell)), locals: None }
     }
 }
 
-/// What a [`Waker`] holds.
-pub(super) struct WakeCell {
+/// What a [`Waker`] holds. A wake on the executor's own thread touches the task's flag and nothing atomic; one from elsewhere is a message.
+pub(crate) struct WakeCell {
     inbox: Arc<TaskInbox>,
     key: TaskKey,
-    /// The task is on its way to be polled; another wake adds nothing.
-    is_queued: AtomicBool,
+    /// A message is under way; another one adds nothing.
+    is_sent: AtomicBool,
 }
 
 impl WakeCell {
-    pub(super) fn new(inbox: &Arc<TaskInbox>, key: TaskKey, is_queued: bool) -> WakeCell {
-        WakeCell { inbox: Arc::clone(inbox), key, is_queued: AtomicBool::new(is_queued) }
+    pub(super) fn new(inbox: &Arc<TaskInbox>, key: TaskKey) -> WakeCell {
+        WakeCell { inbox: Arc::clone(inbox), key, is_sent: AtomicBool::new(false) }
     }
 
-    /// It is in a queue, or on the way there.
-    pub(super) fn is_queued(&self) -> bool {
-        self.is_queued.load(Ordering::Acquire)
-    }
-
-    /// Right before a poll: from now on a wake queues again. What was written before earlier wakes is seen by the poll.
-    pub(super) fn begin_poll(&self) {
-        self.is_queued.swap(false, Ordering::AcqRel);
+    /// The message has come: from now on a wake sends another. What was written before earlier wakes is seen after this.
+    pub(super) fn receive(&self) -> TaskKey {
+        self.is_sent.swap(false, Ordering::AcqRel);
+        self.key
     }
 }
 
@@ -85,9 +89,6 @@ impl Wake for WakeCell {
     }
 
     fn wake_by_ref(self: &CellArc<Self>) {
-        if self.is_queued.swap(true, Ordering::AcqRel) {
-            return;
-        }
         let is_here = context::with(|core| match core {
             Some(core) if Arc::ptr_eq(&core.inbox, &self.inbox) => {
                 core.make_ready(self.key);
@@ -95,9 +96,9 @@ impl Wake for WakeCell {
             }
             _ => false,
         });
-        if !is_here {
+        if !is_here && !self.is_sent.swap(true, Ordering::AcqRel) {
             // Refused after the executor's end: there is nothing left to wake.
-            let _ = self.inbox.push(Message::Wake(self.key));
+            let _ = self.inbox.push(Message::Wake(CellArc::clone(self)));
         }
     }
 }
