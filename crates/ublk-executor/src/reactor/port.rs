@@ -44,7 +44,7 @@ pub(crate) enum AnyPort {
     Other(Box<dyn Port>),
 }
 
-/// What is done for each operation or turn; the rest goes through the trait.
+/// What is done for each operation, poll or turn; the rest goes through the trait.
 impl AnyPort {
     /// # Safety
     /// As for [`Ring::push`].
@@ -71,6 +71,14 @@ impl AnyPort {
         match self {
             AnyPort::Usual(ring) => ring.reap(batch),
             AnyPort::Other(port) => port.reap(batch),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_work(&mut self) -> bool {
+        match self {
+            AnyPort::Usual(ring) => ring.has_work(),
+            AnyPort::Other(port) => port.has_work(),
         }
     }
 

@@ -232,6 +232,7 @@ impl<S: squeue::EntryMarker> Ring<S> {
     }
 
     /// True when completions wait to be reaped, or the kernel has some that a turn would bring.
+    #[inline]
     pub fn has_work(&mut self) -> bool {
         if !self.io.completion().is_empty() || !self.aside.is_empty() {
             return true;
