@@ -47,6 +47,27 @@ pub fn best_of(batches: usize, items: u64, mut batch: impl FnMut()) -> Sample {
     best
 }
 
+/// [`best_of_async`] of what `batch` itself times: the part of it that counts.
+pub async fn best_part(batches: usize, items: u64, mut batch: impl AsyncFnMut() -> Stopped) -> Sample {
+    batch().await;
+    let mut best = Sample::NONE;
+    for _ in 0..batches {
+        let Stopped(whole) = batch().await;
+        best = best.least(Sample { wall_ns: whole.wall_ns / items as f64, cpu_ns: whole.cpu_ns / items as f64 });
+    }
+    best
+}
+
+/// What a part of a batch took.
+pub struct Stopped(Sample);
+
+/// Times `part`.
+pub fn timed<T>(part: impl FnOnce() -> T) -> (T, Stopped) {
+    let watch = Stopwatch::start();
+    let result = part();
+    (result, Stopped(watch.per_item(1)))
+}
+
 /// [`best_of`] within one executor: what it has grown to stays, as in a program that runs for long.
 pub async fn best_of_async(batches: usize, items: u64, mut batch: impl AsyncFnMut()) -> Sample {
     batch().await;

@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use crate::clock::{Sample, best_of_async, pin_to};
+use crate::clock::{Sample, best_of_async, best_part, pin_to, timed};
 use crate::{Contestant, Measure};
 
 const SWITCHES: u64 = 100_000;
@@ -23,6 +23,7 @@ pub const LAST: u64 = u64::MAX;
 pub(crate) fn all<C: Contestant>() -> Vec<Measure> {
     vec![
         ("switch", Box::new(|| alone::<C, _>(switch::<C>))),
+        ("spawn-alone", Box::new(|| alone::<C, _>(spawn_alone::<C>))),
         ("spawn", Box::new(|| alone::<C, _>(spawn::<C>))),
         ("spawn-many", Box::new(|| alone::<C, _>(spawn_many::<C>))),
         ("timers", Box::new(|| alone::<C, _>(timers::<C>))),
@@ -66,6 +67,19 @@ async fn switch<C: Contestant>() -> Sample {
         let (one, two) = (C::spawn(yields()), C::spawn(yields()));
         one.await;
         two.await;
+    })
+    .await
+}
+
+/// The spawning alone of a thousand empty tasks, which are run and joined off the clock.
+async fn spawn_alone<C: Contestant>() -> Sample {
+    best_part(200, 1_000, async || {
+        let mut tasks = Vec::with_capacity(1_000);
+        let ((), stopped) = timed(|| tasks.extend((0..1_000).map(|_| C::spawn(async {}))));
+        for task in tasks {
+            task.await;
+        }
+        stopped
     })
     .await
 }

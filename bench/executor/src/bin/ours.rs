@@ -1,13 +1,12 @@
 //! ublk-executor.
 
-use std::fs::OpenOptions;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
 use executor_bench::{Contestant, Page, Queue, main_of, queue_measures};
 use ublk_executor::channel::{Receiver, Sender, channel};
-use ublk_executor::io::{DmaBuffer, DmaFile};
+use ublk_executor::io::{DmaBuffer, DmaFile, OpenOptions};
 use ublk_executor::{LocalExecutor, spsc};
 
 struct Ours;
@@ -32,7 +31,7 @@ impl Contestant for Ours {
     }
 
     async fn open(path: &Path) -> DmaFile {
-        DmaFile::open(path, OpenOptions::new().read(true)).unwrap()
+        DmaFile::open(path, &OpenOptions::new().read(true)).await.unwrap()
     }
 
     fn buffer(_: Page) -> DmaBuffer {
