@@ -54,11 +54,21 @@ const TICKS_PER_SHARE: i64 = 1_000;
 pub(super) struct RunQueues {
     queues: [Queue; 3],
     ready: usize,
+    now_ticks: u64,
+}
+
+/// How long tasks of a class were runnable before they were polled, in clock ticks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Delays {
+    pub(super) sum_ticks: u64,
+    pub(super) longest_ticks: u64,
 }
 
 #[derive(Debug)]
 struct Queue {
-    ready: VecDeque<TaskKey>,
+    /// Who, and since when.
+    ready: VecDeque<(TaskKey, u64)>,
+    delays: Delays,
     quantum_ticks: i64,
     left_ticks: i64,
 }
@@ -67,20 +77,31 @@ impl RunQueues {
     pub(super) fn new(shares: Shares) -> RunQueues {
         let queue = |shares: u32| Queue {
             ready: VecDeque::new(),
+            delays: Delays::default(),
             quantum_ticks: i64::from(shares.max(1)) * TICKS_PER_SHARE,
             left_ticks: 0,
         };
-        RunQueues { queues: [queue(shares.latency), queue(shares.normal), queue(shares.background)], ready: 0 }
+        let queues = [queue(shares.latency), queue(shares.normal), queue(shares.background)];
+        RunQueues { queues, ready: 0, now_ticks: 0 }
+    }
+
+    /// The clock as it was read last: what becomes runnable from now on is so since then.
+    pub(super) fn set_now(&mut self, ticks: u64) {
+        self.now_ticks = ticks;
+    }
+
+    pub(super) fn delays(&self, class: Class) -> Delays {
+        self.queues[class.index()].delays
     }
 
     pub(super) fn push(&mut self, class: Class, key: TaskKey) {
         self.ready += 1;
-        self.queues[class.index()].ready.push_back(key);
+        self.queues[class.index()].ready.push_back((key, self.now_ticks));
     }
 
     /// Takes a task out of the queue.
     pub(super) fn remove(&mut self, class: Class, key: TaskKey) {
-        self.queues[class.index()].ready.retain(|&queued| queued != key);
+        self.queues[class.index()].ready.retain(|&(queued, _)| queued != key);
         self.ready = self.queues.iter().map(|queue| queue.ready.len()).sum();
     }
 
@@ -95,8 +116,11 @@ impl RunQueues {
             for class in Class::ALL {
                 let queue = &mut self.queues[class.index()];
                 if queue.left_ticks > 0
-                    && let Some(key) = queue.ready.pop_front()
+                    && let Some((key, since)) = queue.ready.pop_front()
                 {
+                    let delay = self.now_ticks.saturating_sub(since);
+                    queue.delays.sum_ticks = queue.delays.sum_ticks.wrapping_add(delay);
+                    queue.delays.longest_ticks = queue.delays.longest_ticks.max(delay);
                     self.ready -= 1;
                     return Some((class, key));
                 }

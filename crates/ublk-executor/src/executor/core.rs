@@ -18,6 +18,7 @@ use super::class::{Class, RunQueues, Shares};
 use super::context;
 use super::join::{JoinCell, JoinError, JoinHandle};
 use super::locals::CurrentLocals;
+use super::spin::Spin;
 use super::stats::{Counters, Stats};
 use super::task::{Body, Message, Task, TaskInbox, TaskKey, WakeCell};
 use super::timers::Timers;
@@ -45,8 +46,17 @@ pub(crate) struct Core {
     slice_end_ticks: Cell<u64>,
     slice_ticks: u64,
     stall_ticks: u64,
+    spin: Spin,
     /// What a turn fills and empties: kept, so that no turn allocates.
     mail: Cell<Vec<Message>>,
+}
+
+/// See [`Builder`](super::Builder).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) slice: Duration,
+    pub(super) stall: Duration,
+    pub(super) spin: Duration,
 }
 
 /// The kernel's clock has no room for centuries.
@@ -73,8 +83,7 @@ impl Core {
         inbox: Arc<TaskInbox>,
         reactor: Reactor,
         shares: Shares,
-        slice: Duration,
-        stall: Duration,
+        limits: Limits,
         blocking: Pool,
     ) -> Rc<Core> {
         clock::start();
@@ -92,8 +101,9 @@ impl Core {
             is_running: Cell::new(false),
             is_main_queued: Cell::new(false),
             slice_end_ticks: Cell::new(0),
-            slice_ticks: ticks(slice),
-            stall_ticks: ticks(stall),
+            slice_ticks: ticks(limits.slice),
+            stall_ticks: ticks(limits.stall),
+            spin: Spin::new(ticks(limits.spin)),
             mail: Cell::default(),
         })
     }
@@ -127,7 +137,7 @@ impl Core {
             is_cancelled: false,
             ended: cell.clone(),
         });
-        self.queues.borrow_mut().push(options.class, key);
+        self.queue(options.class, key);
         self.counters.spawned.add(1);
         Ok(JoinHandle::new(self, key, cell))
     }
@@ -140,19 +150,30 @@ impl Core {
             None => return,
         };
         if !was_queued {
-            self.queues.borrow_mut().push(class, key);
+            self.queue(class, key);
         }
+    }
+
+    fn queue(&self, class: Class, key: TaskKey) {
+        let mut queues = self.queues.borrow_mut();
+        if !self.is_running.get() {
+            queues.set_now(clock::ticks());
+        }
+        queues.push(class, key);
     }
 
     /// From now on until the next turn of the ring.
     pub(super) fn begin_slice(&self) {
-        self.slice_end_ticks.set(clock::ticks().saturating_add(self.slice_ticks));
+        let now = clock::ticks();
+        self.queues.borrow_mut().set_now(now);
+        self.slice_end_ticks.set(now.saturating_add(self.slice_ticks));
     }
 
     /// Polls runnable tasks, one at least, until none is left, the slice is over, or the ring has something. True: the future of
     /// `block_on` is next.
     pub(super) fn run_slice(&self) -> bool {
         let mut now = clock::ticks();
+        self.queues.borrow_mut().set_now(now);
         loop {
             let Some((class, key)) = self.queues.borrow_mut().pop() else { return false };
             if key.is_null() {
@@ -162,7 +183,7 @@ impl Core {
             let Some(body) = self.tasks.borrow_mut().get_mut(key).and_then(Task::begin_poll) else { continue };
             self.poll(key, body);
             let end = clock::ticks();
-            self.account(class, key, end.saturating_sub(now));
+            self.account(class, key, now, end);
             now = end;
             if self.is_over(now) {
                 return false;
@@ -244,8 +265,14 @@ impl Core {
         }
     }
 
-    fn account(&self, class: Class, key: TaskKey, ticks: u64) {
-        self.queues.borrow_mut().charge(class, ticks);
+    /// A task of the class was polled from the one tick to the other.
+    fn account(&self, class: Class, key: TaskKey, begin: u64, end: u64) {
+        let ticks = end.saturating_sub(begin);
+        {
+            let mut queues = self.queues.borrow_mut();
+            queues.charge(class, ticks);
+            queues.set_now(end);
+        }
         self.counters.polls[class.index()].add(1);
         self.counters.run_ticks[class.index()].add(ticks);
         if ticks > self.stall_ticks {
@@ -305,10 +332,14 @@ impl Core {
     pub(super) fn turn(self: &Rc<Self>, limit: Wait) -> Result<(), RingError> {
         let has_timers = !self.timers.borrow().is_empty();
         let wait = if self.inbox.has_mail() && self.read_mail() { Wait::No } else { self.how_long(limit, has_timers) };
+        let asleep = (wait != Wait::No).then(|| self.spin.fall_asleep()).flatten();
         let (turned, has_outcome) = match self.reactor.borrow_mut().as_mut() {
             Some(reactor) => (reactor.turn(wait), reactor.has_outcome()),
             None => (Ok(()), false),
         };
+        if let Some(since) = asleep {
+            self.spin.wake(since);
+        }
         if has_outcome || has_timers || self.inbox.has_mail() {
             self.settle();
         }
@@ -318,6 +349,7 @@ impl Core {
     /// Wakes and drops what the turn has brought, in the ring, by time and by mail.
     fn settle(self: &Rc<Self>) {
         let _entered = context::enter(self);
+        self.queues.borrow_mut().set_now(clock::ticks()); // the ring may have slept
         let mut outcome = self.with_reactor(|reactor| reactor.map(Reactor::take_outcome)).unwrap_or_default();
         self.timers.borrow_mut().take_due(&mut outcome.wakers);
         for waker in outcome.wakers.drain(..) {
@@ -340,7 +372,10 @@ impl Core {
             (limit, false) => limit,
             (limit, true) => limit.min(self.until_timer()),
         };
-        if wait == Wait::No || !self.inbox.may_sleep() {
+        if wait == Wait::No || self.spin.finds(|| self.inbox.has_mail() || self.ring_has_work()) {
+            return Wait::No;
+        }
+        if !self.inbox.may_sleep() {
             return Wait::No;
         }
         self.counters.sleeps.add(1);
@@ -444,7 +479,10 @@ impl Core {
         let (enters, completions) = reactor.as_ref().map_or((0, 0), Reactor::counts);
         let in_flight = reactor.as_ref().map_or(0, Reactor::in_flight);
         let strays = reactor.as_ref().map_or(0, Reactor::strays);
-        self.counters.read(self.tasks.borrow().len(), enters, completions, in_flight, strays)
+        let queues = self.queues.borrow();
+        let mut stats = self.counters.read(self.tasks.borrow().len(), Class::ALL.map(|class| queues.delays(class)));
+        stats.spins = self.spin.found();
+        Stats { enters, completions, in_flight, stray_completions: strays, ..stats }
     }
 }
 

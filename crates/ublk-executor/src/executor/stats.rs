@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::class::Class;
+use super::class::{Class, Delays};
 use crate::clock;
 
 #[derive(Debug, Default)]
@@ -41,6 +41,10 @@ pub struct ClassStats {
     pub polls: u64,
     /// Time that these took.
     pub run_time: Duration,
+    /// Time that its tasks were runnable before these polls, in all; exact to one poll for each.
+    pub queue_delay: Duration,
+    /// The longest of these times.
+    pub longest_queue_delay: Duration,
 }
 
 /// Numbers of one executor since it was made.
@@ -62,6 +66,8 @@ pub struct Stats {
     pub last_stall: Option<&'static str>,
     /// Times that the executor had nothing to do.
     pub sleeps: u64,
+    /// Times that a look before a sleep found something to do: see [`Builder::spin`](super::Builder::spin).
+    pub spins: u64,
     /// Wakes from other threads.
     pub remote_wakes: u64,
     /// `io_uring_enter` calls.
@@ -75,12 +81,16 @@ pub struct Stats {
 }
 
 impl Counters {
-    pub(super) fn read(&self, tasks: usize, enters: u64, completions: u64, in_flight: usize, strays: u64) -> Stats {
+    /// The ring's numbers are left 0.
+    pub(super) fn read(&self, tasks: usize, delays: [Delays; 3]) -> Stats {
         let per_tick = clock::nanoseconds_per_tick();
+        let time = |ticks: u64| Duration::from_nanos((ticks as f64 * per_tick) as u64);
         let class = |class: Class| ClassStats {
             class,
             polls: self.polls[class.index()].get(),
-            run_time: Duration::from_nanos((self.run_ticks[class.index()].get() as f64 * per_tick) as u64),
+            run_time: time(self.run_ticks[class.index()].get()),
+            queue_delay: time(delays[class.index()].sum_ticks),
+            longest_queue_delay: time(delays[class.index()].longest_ticks),
         };
         Stats {
             spawned: self.spawned.get(),
@@ -91,11 +101,12 @@ impl Counters {
             stalls: self.stalls.get(),
             last_stall: self.last_stall.get(),
             sleeps: self.sleeps.get(),
+            spins: 0,
             remote_wakes: self.remote_wakes.get(),
-            enters,
-            completions,
-            in_flight,
-            stray_completions: strays,
+            enters: 0,
+            completions: 0,
+            in_flight: 0,
+            stray_completions: 0,
         }
     }
 }
