@@ -74,19 +74,21 @@ struct TagTasks {
     waiting: Vec<RefCell<Option<Waker>>>,
     has_request: Vec<Cell<bool>>,
     buffers: Mapping,
+    bytes_per_buffer: usize,
 }
 
 impl TagTasks {
     fn open(device: &Arc<CharDevice>) -> Result<Rc<TagTasks>, ublk::Error> {
         let depth = usize::from(device.depth());
-        let bytes = depth * device.max_io_bytes() as usize;
-        let buffers =
-            Mapping::new(bytes).map_err(|_| ublk::Error::NoMemory { what: "tag buffers".into(), id: None })?;
+        let bytes_per_buffer = device.max_io_bytes() as usize;
+        let buffers = Mapping::new(depth * bytes_per_buffer)
+            .map_err(|_| ublk::Error::NoMemory { what: "tag buffers".into(), id: None })?;
         let tags = TagTasks {
             queue: RefCell::new(Queue::open(device, 0, &[])?),
             waiting: (0..depth).map(|_| RefCell::default()).collect(),
             has_request: vec![Cell::new(false); depth],
             buffers,
+            bytes_per_buffer,
         };
         for tag in 0..device.depth() {
             tags.queue.borrow_mut().fetch(tag, tags.buffer(tag))?;
@@ -96,7 +98,7 @@ impl TagTasks {
     }
 
     fn buffer(&self, tag: u16) -> BufferAddress {
-        let bytes = self.queue.borrow().device().max_io_bytes() as usize;
+        let bytes = self.bytes_per_buffer;
         // SAFETY: each tag's own part of the mapping, which lives as long as the queue, and is not touched here.
         unsafe { BufferAddress::new(self.buffers.address(usize::from(tag) * bytes, bytes)) }
     }
