@@ -44,6 +44,8 @@ assert_not_impl!(BufferedFile, Send);
 impl BufferedFile {
     /// Opens a file, seen from the working directory.
     ///
+    /// Cancel-safety: that of all operations of [`BufferedFile`].
+    ///
     /// # Errors
     /// The kernel's. InvalidInput for options that neither read nor write, or a path with a zero byte.
     pub async fn open(path: impl AsRef<Path>, options: &OpenOptions) -> io::Result<BufferedFile> {
@@ -51,6 +53,8 @@ impl BufferedFile {
     }
 
     /// Opens a file, seen from `directory`.
+    ///
+    /// Cancel-safety: that of all operations of [`BufferedFile`].
     ///
     /// # Errors
     /// As [`BufferedFile::open`].
@@ -69,6 +73,8 @@ impl BufferedFile {
 
     /// Fills the buffer from `offset` on: the bytes read, fewer only at the end of the file, and the buffer. Short reads are resumed.
     ///
+    /// Cancel-safety: that of all operations of [`BufferedFile`].
+    ///
     /// # Errors
     /// The kernel's; EINVAL for an offset of 2^63 or more.
     pub async fn read_at<B: IoBuffer>(&self, buffer: B, offset: u64) -> (io::Result<usize>, B) {
@@ -77,6 +83,8 @@ impl BufferedFile {
     }
 
     /// Writes the whole buffer at `offset`; short writes are resumed.
+    ///
+    /// Cancel-safety: that of all operations of [`BufferedFile`].
     ///
     /// # Errors
     /// The kernel's, ENOSPC among them; WriteZero when it takes nothing more. What was written before stays written.
@@ -87,6 +95,8 @@ impl BufferedFile {
 
     /// What was written, and what is needed to find it, is on the disk when this is ready.
     ///
+    /// Cancel-safety: that of all operations of [`BufferedFile`].
+    ///
     /// # Errors
     /// The kernel's: EIO tells of earlier writes that were lost.
     pub async fn sync_data(&self) -> io::Result<()> {
@@ -94,6 +104,8 @@ impl BufferedFile {
     }
 
     /// [`BufferedFile::sync_data`], and all metadata with it.
+    ///
+    /// Cancel-safety: that of all operations of [`BufferedFile`].
     ///
     /// # Errors
     /// The kernel's: EIO tells of earlier writes that were lost.
@@ -103,6 +115,8 @@ impl BufferedFile {
 
     /// Makes a range take space.
     ///
+    /// Cancel-safety: that of all operations of [`BufferedFile`].
+    ///
     /// # Errors
     /// The kernel's: ENOSPC, or EOPNOTSUPP where the file system cannot.
     pub async fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -111,6 +125,8 @@ impl BufferedFile {
 
     /// Gives the space of a range back; it reads as zeroes afterwards.
     ///
+    /// Cancel-safety: that of all operations of [`BufferedFile`].
+    ///
     /// # Errors
     /// The kernel's: EOPNOTSUPP where the file system cannot.
     pub async fn punch_hole(&self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -118,6 +134,8 @@ impl BufferedFile {
     }
 
     /// Cuts the file to that many bytes, or makes it as long with a hole. On a thread of the executor's pool.
+    ///
+    /// Cancel-safety: that of all operations of [`BufferedFile`].
     ///
     /// # Errors
     /// The kernel's: EFBIG, or EINVAL for a file not open for writing.
@@ -134,6 +152,8 @@ impl BufferedFile {
     }
 
     /// What the file system knows of it.
+    ///
+    /// Cancel-safety: that of all operations of [`BufferedFile`].
     ///
     /// # Errors
     /// The kernel's.

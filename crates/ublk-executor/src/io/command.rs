@@ -35,7 +35,7 @@ pub async unsafe fn uring_cmd16<F: AsFd + 'static, H: 'static>(
     (result, fd, held)
 }
 
-/// [`uring_cmd16`] of 80 bytes, for executors made with [`crate::executor::Builder::wide_entries`].
+/// [`uring_cmd16`] of 80 bytes, cancel-safety and all, for executors made with [`crate::executor::Builder::wide_entries`].
 ///
 /// # Safety
 /// As there.

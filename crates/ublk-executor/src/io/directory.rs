@@ -59,6 +59,8 @@ assert_not_impl!(Directory, Send);
 impl Directory {
     /// Opens a directory, seen from the working directory.
     ///
+    /// Cancel-safety: that of all operations of [`Directory`].
+    ///
     /// # Errors
     /// The kernel's; ENOTDIR for what is none.
     pub async fn open(path: impl AsRef<Path>) -> io::Result<Directory> {
@@ -66,6 +68,8 @@ impl Directory {
     }
 
     /// Opens a directory, seen from this one.
+    ///
+    /// Cancel-safety: that of all operations of [`Directory`].
     ///
     /// # Errors
     /// As [`Directory::open`].
@@ -84,6 +88,8 @@ impl Directory {
 
     /// Makes a directory with these permission bits, less the umask.
     ///
+    /// Cancel-safety: that of all operations of [`Directory`].
+    ///
     /// # Errors
     /// The kernel's, EEXIST among them.
     pub async fn create_directory(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
@@ -95,6 +101,8 @@ impl Directory {
 
     /// Gives `from` the name `to`, seen from `target`; a file that is there is replaced, at once for whoever looks.
     ///
+    /// Cancel-safety: that of all operations of [`Directory`].
+    ///
     /// # Errors
     /// The kernel's: EXDEV for another file system, ENOTEMPTY or EEXIST for a directory that is not empty.
     pub async fn rename(&self, from: impl AsRef<Path>, target: &Directory, to: impl AsRef<Path>) -> io::Result<()> {
@@ -105,6 +113,8 @@ impl Directory {
     }
 
     /// Gives an open file one more name, or its first: see [`OpenOptions::unnamed`]. Needs /proc.
+    ///
+    /// Cancel-safety: that of all operations of [`Directory`].
     ///
     /// # Errors
     /// The kernel's: EEXIST for a name that is taken, EXDEV for another file system.
@@ -122,6 +132,8 @@ impl Directory {
 
     /// Removes the name of a file, link, device, pipe or socket.
     ///
+    /// Cancel-safety: that of all operations of [`Directory`].
+    ///
     /// # Errors
     /// The kernel's; EISDIR for a directory.
     pub async fn remove_file(&self, path: impl AsRef<Path>) -> io::Result<()> {
@@ -129,6 +141,8 @@ impl Directory {
     }
 
     /// Removes an empty directory.
+    ///
+    /// Cancel-safety: that of all operations of [`Directory`].
     ///
     /// # Errors
     /// The kernel's: ENOTEMPTY, or ENOTDIR for what is none.
@@ -145,6 +159,8 @@ impl Directory {
 
     /// Of what the path leads to; links are followed.
     ///
+    /// Cancel-safety: that of all operations of [`Directory`].
+    ///
     /// # Errors
     /// The kernel's, ENOENT among them.
     pub async fn metadata(&self, path: impl AsRef<Path>) -> io::Result<Metadata> {
@@ -152,6 +168,8 @@ impl Directory {
     }
 
     /// Of what the path names: of a link itself.
+    ///
+    /// Cancel-safety: that of all operations of [`Directory`].
     ///
     /// # Errors
     /// The kernel's, ENOENT among them.
@@ -161,6 +179,8 @@ impl Directory {
 
     /// The names that are in it now, in no order, without `.` and `..`. Read on a thread of the executor's pool.
     ///
+    /// Cancel-safety: that of all operations of [`Directory`].
+    ///
     /// # Errors
     /// The kernel's. Other: the pool has no thread, see [`BlockingError`](crate::blocking::BlockingError).
     pub async fn entries(&self) -> io::Result<Vec<Entry>> {
@@ -169,6 +189,8 @@ impl Directory {
     }
 
     /// Names that were added, changed and removed are on the disk when this is ready.
+    ///
+    /// Cancel-safety: that of all operations of [`Directory`].
     ///
     /// # Errors
     /// The kernel's.

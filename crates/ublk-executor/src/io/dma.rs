@@ -37,6 +37,8 @@ assert_not_impl!(DmaFile, Send);
 impl DmaFile {
     /// Opens a file, seen from the working directory, with O_DIRECT.
     ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
+    ///
     /// # Errors
     /// The kernel's; EINVAL where the file system has no O_DIRECT. InvalidInput for options that neither read nor write, or a path with a
     /// zero byte.
@@ -45,6 +47,8 @@ impl DmaFile {
     }
 
     /// Opens a file, seen from `directory`.
+    ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
     ///
     /// # Errors
     /// As [`DmaFile::open`].
@@ -81,6 +85,8 @@ impl DmaFile {
 
     /// Bytes that offsets and lengths must be multiples of: what the kernel says (Linux 6.1), else 4096, which every block device takes.
     ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
+    ///
     /// # Errors
     /// The kernel's.
     pub async fn alignment(&self) -> io::Result<u32> {
@@ -97,6 +103,8 @@ impl DmaFile {
 
     /// What the file system knows of it.
     ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
+    ///
     /// # Errors
     /// The kernel's.
     pub async fn metadata(&self) -> io::Result<Metadata> {
@@ -104,6 +112,8 @@ impl DmaFile {
     }
 
     /// Fills the buffer from `offset` on: the bytes read, fewer only at the end of the file, and the buffer. Short reads are resumed.
+    ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
     ///
     /// # Errors
     /// The kernel's; EINVAL for an offset or a length that is no multiple of the block, or an offset of 2^63 or more.
@@ -113,6 +123,8 @@ impl DmaFile {
     }
 
     /// Writes the whole buffer at `offset`; short writes are resumed.
+    ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
     ///
     /// # Errors
     /// The kernel's, ENOSPC among them; WriteZero when it takes nothing more. What was written before stays written.
@@ -124,6 +136,8 @@ impl DmaFile {
     /// [`DmaFile::write_at`] and [`DmaFile::sync_data`] in one go: the kernel begins the second when the first is done. After a short write
     /// it does not; the rest follows with a sync of its own.
     ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
+    ///
     /// # Errors
     /// As [`DmaFile::write_at`] and [`DmaFile::sync_data`]. What was written before stays written.
     pub async fn write_and_sync<B: DmaMemory>(&self, buffer: B, offset: u64) -> (io::Result<()>, B) {
@@ -132,6 +146,8 @@ impl DmaFile {
     }
 
     /// [`DmaFile::read_at`] into any number of buffers, one after the other: the bytes read in all. One operation takes 1024 of them.
+    ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
     ///
     /// # Errors
     /// As [`DmaFile::read_at`].
@@ -142,6 +158,8 @@ impl DmaFile {
 
     /// [`DmaFile::write_at`] of any number of buffers, one after the other. One operation takes 1024 of them: more are not written at once.
     ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
+    ///
     /// # Errors
     /// As [`DmaFile::write_at`].
     pub async fn write_vectored_at(&self, buffers: Vec<DmaBuffer>, offset: u64) -> (io::Result<()>, Vec<DmaBuffer>) {
@@ -151,6 +169,8 @@ impl DmaFile {
 
     /// What was written, and what is needed to find it, is on the disk when this is ready.
     ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
+    ///
     /// # Errors
     /// The kernel's: EIO tells of earlier writes that were lost.
     pub async fn sync_data(&self) -> io::Result<()> {
@@ -158,6 +178,8 @@ impl DmaFile {
     }
 
     /// [`DmaFile::sync_data`], and all metadata with it.
+    ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
     ///
     /// # Errors
     /// The kernel's: EIO tells of earlier writes that were lost.
@@ -167,6 +189,8 @@ impl DmaFile {
 
     /// Makes a range take space.
     ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
+    ///
     /// # Errors
     /// The kernel's: ENOSPC, or EOPNOTSUPP where the file system cannot.
     pub async fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -175,6 +199,8 @@ impl DmaFile {
 
     /// Gives the space of a range back; it reads as zeroes afterwards.
     ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
+    ///
     /// # Errors
     /// The kernel's: EOPNOTSUPP where the file system cannot.
     pub async fn punch_hole(&self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -182,6 +208,8 @@ impl DmaFile {
     }
 
     /// Cuts the file to that many bytes, or makes it as long with a hole. On a thread of the executor's pool.
+    ///
+    /// Cancel-safety: that of all operations of [`DmaFile`].
     ///
     /// # Errors
     /// The kernel's: EFBIG, or EINVAL for a file not open for writing.
