@@ -66,6 +66,7 @@ export const suites: Suite[] = [
   },
   { name: 'asan', command: ['scripts/asan'], counts: 'cargo', tags: ['unit'], timeoutSeconds: 900 },
   { name: 'asan, long', command: ['scripts/asan', '--full'], counts: 'cargo', tags: ['unit'], timeoutSeconds: 1200, fullOnly: true },
+  { name: 'valgrind', command: ['scripts/valgrind'], counts: 'cargo', tags: ['unit'], timeoutSeconds: 900 },
   { name: 'typescript', command: ava('test/unit/**/*.test.ts'), counts: 'tap', tags: ['unit'], timeoutSeconds: 300 },
   { name: 'cli', command: ava('cli/test/*.test.ts'), counts: 'tap', tags: ['unit'], timeoutSeconds: 300 },
   { name: 'packages', command: ['scripts/check-packages'], counts: 'closing-line', tags: ['unit'], timeoutSeconds: 300 },
