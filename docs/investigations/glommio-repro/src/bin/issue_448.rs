@@ -1,12 +1,15 @@
 //! Creates and drops executors of glommio and counts what is left: descriptors, memory and futures that were never dropped.
 //! `issue_448 [EXECUTORS]` runs each case in a process of its own and ends with 1 if any of them leaks, with 0 if none does.
-//! With the feature `ng` it does so with the fork glommio-ng.
+//! With the feature `ng` it does so with the fork glommio-ng, with the feature `ours` with ublk-executor.
 #![forbid(unsafe_code)]
 
-#[cfg(not(feature = "ng"))]
+#[cfg(not(any(feature = "ng", feature = "ours")))]
 use glommio as runtime;
 #[cfg(feature = "ng")]
 use glommio_ng as runtime;
+#[cfg(feature = "ours")]
+#[path = "../ours.rs"]
+mod runtime;
 use runtime::{
     LocalExecutor, LocalExecutorBuilder, Placement,
     channels::local_channel,
@@ -54,7 +57,7 @@ impl Drop for Guard {
 }
 
 fn executor() -> LocalExecutor {
-    LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).make().expect("an executor of glommio")
+    LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).make().expect("an executor")
 }
 
 /// Lets every task that was spawned get to the place where it stays.
@@ -69,7 +72,7 @@ fn life(case: &str) {
         "finished" => executor.run(async {
             let tasks: Vec<_> = (0..TASKS).map(|_| runtime::spawn_local(async { drop(Guard::new()) })).collect();
             for task in tasks {
-                task.await;
+                let _ = task.await;
             }
         }),
         // The reactor's timers own the only waker.
@@ -159,10 +162,10 @@ fn descriptors() -> (usize, usize) {
     (links.len(), links.iter().filter(|link| link.as_os_str() == "anon_inode:[eventfd]").count())
 }
 
-/// Resident memory in KiB.
-fn resident() -> usize {
+/// A number of /proc/self/status: VmRSS is the resident memory in KiB.
+fn status(name: &str) -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status.lines().find(|line| line.split(':').next() == Some(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -171,19 +174,20 @@ fn measure(case: &str, executors: usize) -> ExitCode {
     drop(executor());
     // The executor's thread for blocking calls, which closes the last descriptors, is not joined by its drop.
     thread::sleep(Duration::from_millis(200));
-    let ((before, eventfds_before), memory_before) = (descriptors(), resident());
+    let ((before, eventfds_before), memory_before) = (descriptors(), status("VmRSS"));
+    let threads_before = status("Threads");
     for _ in 0..executors {
         life(case);
     }
     thread::sleep(Duration::from_millis(200));
-    let (after, eventfds) = descriptors();
+    let ((after, eventfds), threads) = (descriptors(), status("Threads"));
     let (created, dropped) = (CREATED.load(Ordering::Relaxed), DROPPED.load(Ordering::Relaxed));
     println!(
         "{case:<9} open fds {before:>3} -> {after:>4} (eventfds {eventfds_before} -> {eventfds}), RSS {memory_before:>5} -> {:>6} KiB, \
-         futures dropped {dropped} of {created}",
-        resident()
+         threads {threads_before} -> {threads}, futures dropped {dropped} of {created}",
+        status("VmRSS")
     );
-    ExitCode::from(u8::from(after > before || dropped != created))
+    ExitCode::from(u8::from(after > before || threads > threads_before || dropped != created))
 }
 
 fn main() -> ExitCode {

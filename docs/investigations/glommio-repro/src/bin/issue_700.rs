@@ -1,5 +1,6 @@
 //! Uses an end of glommio's queue for one producer and one consumer in two threads: a clone of it (glommio 0.9), or the very same end
-//! (glommio-ng, which has taken the clones away). No unsafe code here.
+//! (glommio-ng, which has taken the clones away). With ublk-executor neither compiles (refused.rs): there an end
+//! is used by two threads in turns, behind a lock. No unsafe code here.
 //! `issue_700 [RUNS]` runs each case RUNS times, each time in a process of its own, and says how the runs ended. It ends with 1 if any
 //! of them went wrong.
 #![forbid(unsafe_code)]
@@ -12,21 +13,24 @@ use std::{
     os::unix::process::ExitStatusExt,
     process::{Command, ExitCode, Stdio},
     sync::{
-        Arc, Barrier,
+        Arc, Barrier, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
+use ublk_executor::spsc::PushError;
 
 /// (name, producers, consumers); the first is what the queue is made for.
-const CASES: [(&str, usize, usize); 6] = [
+const CASES: [(&str, usize, usize); 8] = [
     ("one-to-one", 1, 1),
     ("two-producers", 2, 1),
     ("two-consumers", 1, 2),
     ("two-of-each", 2, 2),
     ("ng-one-to-one", 1, 1),
     ("ng-shared-consumer", 1, 2),
+    ("ours-one-to-one", 1, 1),
+    ("ours-two-of-each", 2, 2),
 ];
 /// Values in a run, over all producers.
 const VALUES: usize = 200_000;
@@ -140,6 +144,13 @@ fn case(name: &str) -> ExitCode {
         let (producer, consumer) = (Arc::new(producer), Arc::new(consumer));
         let push = iter::repeat_with(|| producer.clone()).map(|end| move |value| end.try_push(value));
         let pop = iter::repeat_with(|| consumer.clone()).map(|end| move || end.try_pop());
+        run(push.take(producers).collect(), pop.take(consumers).collect())
+    } else if name.starts_with("ours-") {
+        let (producer, consumer) = ublk_executor::spsc::channel(CAPACITY);
+        let (producer, consumer) = (Arc::new(Mutex::new(producer)), Arc::new(Mutex::new(consumer)));
+        let push = iter::repeat_with(|| producer.clone())
+            .map(|end| move |value| end.lock().unwrap().push(value).err().map(PushError::into_item));
+        let pop = iter::repeat_with(|| consumer.clone()).map(|end| move || end.lock().unwrap().pop().ok());
         run(push.take(producers).collect(), pop.take(consumers).collect())
     } else {
         let (producer, consumer) = spsc_queue::make(CAPACITY);
