@@ -78,6 +78,6 @@ mod tests {
         let before = ticks();
         std::thread::sleep(Duration::from_millis(20));
         let elapsed_ms = (ticks() - before) as f64 * nanoseconds_per_tick() / 1e6;
-        assert!((19.0..200.0).contains(&elapsed_ms), "20 ms measured as {elapsed_ms} ms");
+        assert!((19.0..5_000.0).contains(&elapsed_ms), "20 ms measured as {elapsed_ms} ms");
     }
 }

@@ -77,7 +77,7 @@ impl Externals {
         if !batch.iter().all(|completion| completion.user_data as u32 == low && !completion.more) {
             return false;
         }
-        client.in_flight -= batch.len();
+        client.in_flight = client.in_flight.saturating_sub(batch.len());
         mem::swap(&mut client.batch, batch);
         if client.waker.is_some() {
             wakers.extend(client.waker.take());
@@ -88,7 +88,7 @@ impl Externals {
     #[inline]
     pub(crate) fn complete(&mut self, index: usize, completion: Completion, wakers: &mut Vec<Waker>) {
         let Some(client) = self.clients.get_mut(index) else { return };
-        client.in_flight -= usize::from(!completion.more);
+        client.in_flight = client.in_flight.saturating_sub(usize::from(!completion.more));
         if client.is_there {
             client.batch.push(completion);
             wakers.extend(client.waker.take());

@@ -125,6 +125,8 @@ pub(crate) struct Reactor {
     buffers: Slots,
     batch: Vec<Completion>,
     outcome: Outcome,
+    /// What the ring has refused and takes later: the poll of the wake, and cancellations.
+    unsent: Vec<squeue::Entry>,
     /// Completions that belong to no operation: late or doubled ones. The kernel sends none.
     strays: u64,
 }
@@ -182,9 +184,10 @@ impl Reactor {
             buffers,
             batch: Vec::with_capacity(BATCH),
             outcome: Outcome::default(),
+            unsent: Vec::new(),
             strays: 0,
         };
-        reactor.arm_wake()?;
+        reactor.arm_wake();
         Ok(reactor)
     }
 
@@ -338,8 +341,10 @@ impl Reactor {
             return;
         }
         let cancel = opcode::AsyncCancel::new(key.data().as_ffi()).build().user_data(CANCEL);
-        // SAFETY: ASYNC_CANCEL points to no memory. If the ring refuses, the operation ends by itself or at the drain's deadline.
-        let _ = unsafe { self.port.push(&cancel) };
+        // SAFETY: ASYNC_CANCEL points to no memory.
+        if unsafe { self.port.push(&cancel) }.is_err() {
+            self.unsent.push(cancel);
+        }
     }
 
     /// Nobody waits for the operation any more. Returns what can be freed at once.
@@ -361,6 +366,9 @@ impl Reactor {
     /// One enter, and what has completed: into the clients' batches and the outcome.
     #[inline]
     pub(crate) fn turn(&mut self, wait: Wait) -> Result<(), RingError> {
+        if !self.unsent.is_empty() {
+            self.send_again();
+        }
         let turned = self.port.turn(wait);
         loop {
             self.batch.clear();
@@ -411,7 +419,7 @@ impl Reactor {
                 let mut count = [0_u8; 8];
                 let _ = rustix::io::read(&self.listener, &mut count);
                 if !completion.more {
-                    let _ = self.arm_wake(); // refused only by a broken ring, which the next turn reports
+                    self.arm_wake();
                 }
             }
             CANCEL => {}
@@ -472,6 +480,11 @@ impl Reactor {
         self.port.has_work()
     }
 
+    /// Nothing waits to be submitted or reaped.
+    pub(crate) fn has_nothing_to_do(&mut self) -> bool {
+        self.unsent.is_empty() && !self.port.has_unsubmitted() && !self.port.has_work()
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -484,11 +497,24 @@ impl Reactor {
         self.port.counts()
     }
 
-    fn arm_wake(&mut self) -> Result<(), RingError> {
+    fn arm_wake(&mut self) {
         let fd = types::Fd(self.listener.as_raw_fd());
         let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build().user_data(WAKE);
         // SAFETY: POLL_ADD points to no memory.
-        unsafe { self.port.push(&poll) }
+        if unsafe { self.port.push(&poll) }.is_err() {
+            self.unsent.push(poll);
+        }
+    }
+
+    /// The ring was full and the kernel took nothing for the moment.
+    #[cold]
+    fn send_again(&mut self) {
+        for entry in mem::take(&mut self.unsent) {
+            // SAFETY: the wake's poll and cancellations point to no memory.
+            if unsafe { self.port.push(&entry) }.is_err() {
+                self.unsent.push(entry);
+            }
+        }
     }
 }
 
@@ -498,8 +524,8 @@ fn unsupported(missing: MissingOpcode) -> io::Error {
 
 impl Drop for Reactor {
     fn drop(&mut self) {
-        if self.externals.in_flight() > 0 {
-            self.port.leave_registered(); // they end with the ring
+        if self.externals.in_flight() > 0 || self.in_flight > 0 {
+            self.port.leave_registered(); // they end with the ring, or after it
         }
         if self.in_flight > 0 {
             // The ring closes, and the kernel goes on.

@@ -130,9 +130,9 @@ fn progress_is_a_line_a_second_where_there_is_no_terminal() {
     // A block at a time, of which the largest hole has enough for some seconds.
     fs::File::create(&from).unwrap().set_len(64 << 30).unwrap();
     let arguments = ["--depth", "1", "--block", "4K"];
+    let begin = Instant::now();
     let child = Command::new(program()).args(arguments).arg(&from).arg(&to).stderr(Stdio::piped()).spawn();
     let mut child = child.unwrap();
-    let begin = Instant::now();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
     let (first, second) = (lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap());
     let elapsed = begin.elapsed();

@@ -103,7 +103,7 @@ impl Core {
             slice_end_ticks: Cell::new(0),
             slice_ticks: ticks(limits.slice),
             stall_ticks: ticks(limits.stall),
-            spin: Spin::new(ticks(limits.spin)),
+            spin: Spin::new(limits.spin, ticks(limits.spin)),
             mail: Cell::default(),
         })
     }
@@ -366,25 +366,34 @@ impl Core {
 
     #[inline]
     fn how_long(&self, limit: Wait, has_timers: bool) -> Wait {
-        let wait = match (limit, has_timers) {
-            (Wait::No, _) => Wait::No,
-            _ if self.is_busy() => Wait::No,
-            (limit, false) => limit,
-            (limit, true) => limit.min(self.until_timer()),
-        };
-        if wait == Wait::No || self.spin.finds(|| self.inbox.has_mail() || self.ring_has_work()) {
-            return Wait::No;
+        let mut wait = self.shortest(limit, has_timers);
+        if self.spin.may_look(wait) {
+            if self.spin.finds(|| self.inbox.has_mail() || self.ring_has_work()) {
+                return Wait::No;
+            }
+            wait = self.shortest(limit, has_timers); // a timer is nearer now
         }
-        if !self.inbox.may_sleep() {
+        if wait == Wait::No || !self.inbox.may_sleep() {
             return Wait::No;
         }
         self.counters.sleeps.add(1);
         wait
     }
 
+    #[inline]
+    fn shortest(&self, limit: Wait, has_timers: bool) -> Wait {
+        match (limit, has_timers) {
+            (Wait::No, _) => Wait::No,
+            _ if self.is_busy() => Wait::No,
+            (limit, false) => limit,
+            (limit, true) => limit.min(self.until_timer()),
+        }
+    }
+
     /// How long nothing is to be done, unless something comes.
     pub(super) fn until_next(&self) -> Wait {
-        if self.is_busy() || self.ring_has_work() { Wait::No } else { self.until_timer() }
+        let is_quiet = self.with_reactor(|reactor| reactor.is_none_or(Reactor::has_nothing_to_do));
+        if self.is_busy() || self.inbox.has_mail() || !is_quiet { Wait::No } else { self.until_timer() }
     }
 
     fn until_timer(&self) -> Wait {

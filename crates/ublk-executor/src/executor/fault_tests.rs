@@ -97,6 +97,10 @@ impl Port for FaultyRing {
         self.ring.has_work()
     }
 
+    fn has_unsubmitted(&mut self) -> bool {
+        self.ring.has_unsubmitted()
+    }
+
     fn is_quiet(&mut self) -> bool {
         self.ring.is_quiet()
     }
@@ -545,4 +549,26 @@ fn a_connection_that_comes_after_its_accept_was_given_up_is_closed() {
     });
     assert_eq!(read.join().unwrap().unwrap(), 0);
     drop(listener);
+}
+
+#[test]
+fn a_cancellation_that_is_refused_is_sent_again() {
+    let (executor, faults) = faulty(LIMIT);
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let mut wait = None;
+    executor
+        .block_on(async {
+            wait = Some(poll_once(reader, Events::READABLE));
+            sleep(Duration::from_millis(1)).await;
+        })
+        .unwrap();
+    assert_eq!(executor.stats().in_flight, 1);
+    faults.refused_push.set(Some(libc::EBUSY));
+    drop(wait);
+    assert_eq!(faults.refused_push.get(), None, "nothing was pushed");
+    let deadline = std::time::Instant::now() + LIMIT;
+    while executor.stats().in_flight > 0 {
+        assert!(std::time::Instant::now() < deadline, "what nobody waits for goes on");
+        executor.block_on(sleep(Duration::from_millis(1))).unwrap();
+    }
 }

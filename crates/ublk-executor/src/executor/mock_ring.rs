@@ -119,6 +119,10 @@ impl Port for MockRing {
         !self.done.is_empty()
     }
 
+    fn has_unsubmitted(&mut self) -> bool {
+        false
+    }
+
     fn is_quiet(&mut self) -> bool {
         self.pushed.is_empty() && self.done.is_empty()
     }

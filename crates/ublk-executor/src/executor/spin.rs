@@ -4,8 +4,10 @@
 //! that a look would have found its end) earns one again. An idle executor, and one that timers wake now and then, so does not spin.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use crate::clock;
+use crate::ring::Wait;
 
 /// Looks in vain until it gives up.
 const MOST_LOOKS: u32 = 16;
@@ -13,24 +15,26 @@ const MOST_LOOKS: u32 = 16;
 #[derive(Debug)]
 pub(super) struct Spin {
     /// 0 is off.
+    limit: Duration,
     limit_ticks: u64,
     looks_left: Cell<u32>,
     found: Cell<u64>,
 }
 
 impl Spin {
-    pub(super) fn new(limit_ticks: u64) -> Spin {
-        Spin { limit_ticks, looks_left: Cell::new(0), found: Cell::new(0) }
+    pub(super) fn new(limit: Duration, limit_ticks: u64) -> Spin {
+        Spin { limit, limit_ticks, looks_left: Cell::new(0), found: Cell::new(0) }
+    }
+
+    /// It has looks left, and the sleep would be longer than one: nothing that has its time is late for it.
+    #[inline]
+    pub(super) fn may_look(&self, wait: Wait) -> bool {
+        self.looks_left.get() > 0 && wait > Wait::AtMost(self.limit)
     }
 
     /// Looks for the limit at most. True: there is something, and no need to sleep.
-    #[inline]
-    pub(super) fn finds(&self, has_work: impl FnMut() -> bool) -> bool {
-        self.looks_left.get() > 0 && self.look(has_work)
-    }
-
     #[cold]
-    fn look(&self, mut has_work: impl FnMut() -> bool) -> bool {
+    pub(super) fn finds(&self, mut has_work: impl FnMut() -> bool) -> bool {
         let begin = clock::ticks();
         while clock::ticks().saturating_sub(begin) < self.limit_ticks {
             if has_work() {

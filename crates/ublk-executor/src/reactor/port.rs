@@ -21,6 +21,7 @@ pub(crate) trait Port {
     fn turn(&mut self, wait: Wait) -> Result<(), RingError>;
     fn reap(&mut self, batch: &mut Vec<Completion>);
     fn has_work(&mut self) -> bool;
+    fn has_unsubmitted(&mut self) -> bool;
     fn is_quiet(&mut self) -> bool;
     fn register_files(&mut self, files: &[BorrowedFd<'_>]) -> Result<(), RingError>;
     fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError>;
@@ -156,6 +157,10 @@ impl<S: FromWide> Port for Ring<S> {
 
     fn has_work(&mut self) -> bool {
         Ring::has_work(self)
+    }
+
+    fn has_unsubmitted(&mut self) -> bool {
+        Ring::has_unsubmitted(self)
     }
 
     fn is_quiet(&mut self) -> bool {

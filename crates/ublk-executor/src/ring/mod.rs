@@ -241,6 +241,11 @@ impl<S: squeue::EntryMarker> Ring<S> {
         submission.taskrun() || submission.cq_overflow()
     }
 
+    /// True when something that was pushed waits for the next turn.
+    pub fn has_unsubmitted(&mut self) -> bool {
+        !self.io.submission().is_empty()
+    }
+
     /// Registers files; an operation names them by their index (`types::Fixed`).
     ///
     /// # Errors

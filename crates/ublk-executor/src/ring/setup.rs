@@ -15,7 +15,10 @@ pub(super) fn build<S: squeue::EntryMarker>(
     let mut refused = None;
     for level in (0..=3).rev() {
         let mut builder = IoUring::<S, cqueue::Entry>::builder();
-        builder.dontfork().setup_clamp().setup_cqsize(options.completions.next_power_of_two());
+        builder
+            .dontfork()
+            .setup_clamp()
+            .setup_cqsize(options.completions.checked_next_power_of_two().unwrap_or(1 << 31));
         if level >= 1 {
             builder.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();
         }
