@@ -1,5 +1,6 @@
 //! Queue threads for a native target: one per queue, pinned where the kernel sends that queue's requests.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -7,7 +8,7 @@ use std::thread::JoinHandle;
 use ublk_executor::placement::pin_current_thread;
 
 use crate::device::{CharDevice, Device};
-use crate::queue::native::NativeQueue;
+use crate::queue::native::{NativeQueue, panicked};
 use crate::queue::{QueueStats, Stats};
 use crate::target::Target;
 use crate::{Error, control::Control};
@@ -92,7 +93,7 @@ fn spawn_all(
         };
         let report = report.clone();
         let name = format!("ublk{}q{queue}", char_device.id());
-        let spawned = std::thread::Builder::new().name(name).spawn(move || worker.run(&report));
+        let spawned = std::thread::Builder::new().name(name).spawn(move || worker.run(report));
         match spawned {
             Ok(thread) => threads.push(thread),
             Err(source) => {
@@ -135,12 +136,14 @@ struct QueueThread {
 }
 
 impl QueueThread {
-    fn run(self, ready: &mpsc::Sender<Ready>) {
+    fn run(self, ready: mpsc::Sender<Ready>) {
         prepare_queue_thread(&self.cpus);
         let id = self.queue;
-        match self.open() {
+        let opened = catch_unwind(AssertUnwindSafe(|| self.open()));
+        match opened.unwrap_or_else(|panic| Err(panicked(&self.device, panic.as_ref()))) {
             Ok(mut queue) => {
                 let _ = ready.send((id, Ok(Arc::clone(queue.queue().stats()))));
+                drop(ready); // whoever waits for the others hears when the last of them is gone
                 let report = |reason| (self.observer)(ServeEvent::QueueFailed(QueueFailure { queue: id, reason }));
                 if let Err(error) = queue.serve(&report) {
                     report(error.to_string());

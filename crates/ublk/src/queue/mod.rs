@@ -304,6 +304,16 @@ impl Queue {
         self.external.register_eventfd(fd).map_err(|error| Error::from_ring(error, Some(self.device.id())))
     }
 
+    /// Waits for backing operations: they read and write tag buffers and stores, and closing a ring does not stop them. They are disk I/O, which
+    /// ends. False: the ring is broken, and they go on.
+    pub(crate) fn finish_backing(&mut self) -> bool {
+        while self.next_event().is_some() {}
+        while self.backing > 0 && self.turn(Wait::Forever).is_ok() {
+            while self.next_event().is_some() {}
+        }
+        self.backing == 0
+    }
+
     #[inline]
     fn command_completed(&mut self, tag: u16, result: i32) -> Event {
         let state = &mut self.tags[usize::from(tag)];
@@ -333,10 +343,7 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // Backing I/O reads and writes tag buffers and stores, and closing a ring does not stop it. Its files are disk I/O, which ends.
-        while self.backing > 0 && self.turn(Wait::Forever).is_ok() {
-            while self.next_event().is_some() {}
-        }
+        self.finish_backing();
         // FETCHes end with the ring.
     }
 }

@@ -28,9 +28,9 @@ impl Io<'_> {
     /// Starts an operation on the target's file `file` (0 is its first); its end comes to `resume` with `part`.
     #[inline]
     pub fn start(&mut self, file: u16, part: u16, io: BackingIo) {
-        *self.open += 1;
-        if let Err(error) = self.queue.push_backing(self.tag, part, file + 1, self.buffer, io) {
-            *self.broken = Some(error);
+        match self.queue.push_backing(self.tag, part, file + 1, self.buffer, io) {
+            Ok(()) => *self.open += 1,
+            Err(error) => *self.broken = Some(error),
         }
     }
 
@@ -69,7 +69,7 @@ struct TagState {
     backing: u16,
 }
 
-/// One queue, its target and its buffers. Dropped in this order: the queue before the memory that it uses.
+/// One queue, its target and its buffers. Backing operations end before the memory that they use is freed.
 pub(crate) struct NativeQueue {
     queue: Queue,
     target: Box<dyn QueueTarget>,
@@ -120,7 +120,10 @@ impl NativeQueue {
                     self.is_failing = true;
                     report(format!("the target panicked: {}", panic_text(panic.as_ref())));
                 }
-                self.fail_open_requests();
+                // In direct mode it asks the target for addresses.
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.fail_open_requests())) {
+                    return Err(panicked(self.queue.device(), panic.as_ref()));
+                }
             }
             if self.broken.is_some() {
                 return self.broken.take().map_or(Ok(()), Err);
@@ -191,7 +194,10 @@ impl NativeQueue {
     fn settle(&mut self, tag: u16, progress: Progress) {
         let state = self.tags[usize::from(tag)];
         match progress {
-            Progress::Pending => assert!(state.backing > 0, "tag {tag} waits for an operation that was never started"),
+            Progress::Pending => assert!(
+                state.backing > 0 || self.broken.is_some(),
+                "tag {tag} waits for an operation that was never started"
+            ),
             Progress::Done(result) => self.commit(tag, result, state.buffer),
             Progress::DoneAt(result, address) => self.commit(tag, result, address),
         }
@@ -211,6 +217,14 @@ impl NativeQueue {
             return self.target.place(self.queue.request(tag));
         }
         self.tags[usize::from(tag)].buffer
+    }
+
+    /// Waits for backing operations. Those of a ring that is broken go on: what they use is never freed.
+    fn finish_backing(&mut self) {
+        if !self.queue.finish_backing() {
+            std::mem::forget(self.buffers.take());
+            std::mem::forget(std::mem::replace(&mut self.target, Box::new(Gone)));
+        }
     }
 
     fn fail_open_requests(&mut self) {
@@ -242,6 +256,27 @@ fn tag_buffer(device: &CharDevice, buffers: Option<&Mapping>, tag: usize) -> Buf
     let bytes = device.max_io_bytes() as usize;
     // SAFETY: `max_io_bytes` of the mapping for each tag; it is dropped after the queue, and Rust touches it by raw copies only.
     unsafe { BufferAddress::new(buffers.address(tag * bytes, bytes)) }
+}
+
+impl Drop for NativeQueue {
+    fn drop(&mut self) {
+        self.finish_backing();
+    }
+}
+
+/// Stands for a target whose memory the kernel may still use.
+struct Gone;
+
+impl QueueTarget for Gone {
+    fn start(&mut self, _: u16, _: &super::Request, _: &mut Io<'_>) -> Progress {
+        Progress::Done(-libc::EIO)
+    }
+}
+
+/// The target has panicked where nothing can be answered any more.
+pub(crate) fn panicked(device: &CharDevice, panic: &(dyn Any + Send)) -> Error {
+    let source = std::io::Error::other(panic_text(panic).to_owned());
+    Error::Kernel { id: Some(device.id()), call: "the target panicked", source }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

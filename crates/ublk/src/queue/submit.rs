@@ -174,8 +174,9 @@ impl Queue {
                 opcode::Fallocate::new(file, length).offset(offset).mode(mode).build()
             }
         };
-        self.backing += 1;
-        self.push(entry, Label::backing(tag, part))
+        self.push(entry, Label::backing(tag, part))?;
+        self.backing += 1; // what was refused never completes
+        Ok(())
     }
 
     #[inline(always)] // a call would copy the entry once more
