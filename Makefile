@@ -102,6 +102,10 @@ test: build ## every test; the last line is "N passed, N failed"
 miri: ## the executor's unsafe steps under Miri, where rustup's nightly Rust has it
 	@scripts/miri $(ARGS)
 
+.PHONY: tsan
+tsan: ## what the executor's threads share under ThreadSanitizer, where rustup's nightly Rust has its sources
+	@scripts/tsan $(ARGS)
+
 .PHONY: caged
 caged: build ## tests on a Node.js that refuses external buffers, as Electron does
 	@scripts/test --tag caged $(ARGS)
