@@ -61,6 +61,11 @@ struct Op {
 }
 
 impl Op {
+    /// One that has just been submitted, with one answer that is no descriptor.
+    fn new(kind: OpKind, held: Held) -> Op {
+        Op { kind, makes_descriptor: false, state: OpState::InFlight(None), stream: None, held }
+    }
+
     /// What is left of an operation that has ended and that nobody asks for: what it held, and the descriptor that it made.
     fn leftover(self, result: i32) -> Held {
         if !self.makes_descriptor || result < 0 {
@@ -162,7 +167,7 @@ pub(crate) struct Outcome {
 }
 
 /// Completions that are looked at at a time.
-pub(crate) const BATCH: usize = 256;
+const BATCH: usize = 256;
 
 impl Reactor {
     /// `listener` is readable when the executor was woken; tables for that many fixed files and buffers.
@@ -201,7 +206,7 @@ impl Reactor {
         kind: OpKind,
         held: Held,
     ) -> Result<OpKey, (io::Error, Held)> {
-        let op = Op { kind, makes_descriptor: false, state: OpState::InFlight(None), stream: None, held };
+        let op = Op::new(kind, held);
         self.insert(op, entry.get_opcode(), |port, user_data| {
             // SAFETY: `held` is in the slab, which frees it when the last completion was reaped and not before.
             unsafe { port.push(&entry.user_data(user_data)) }
@@ -218,7 +223,7 @@ impl Reactor {
         kind: OpKind,
         held: Held,
     ) -> Result<OpKey, (io::Error, Held)> {
-        let op = Op { kind, makes_descriptor: false, state: OpState::InFlight(None), stream: None, held };
+        let op = Op::new(kind, held);
         self.insert(op, entry.get_opcode(), |port, user_data| {
             // SAFETY: as in `submit`.
             unsafe { port.push_wide(&entry.user_data(user_data)) }
@@ -236,7 +241,7 @@ impl Reactor {
         held: Held,
     ) -> Result<OpKey, (io::Error, Held)> {
         let stream = Some(Stream { results: VecDeque::new(), discard, is_cancelled: false });
-        let op = Op { kind: OpKind::Cancelable, makes_descriptor: false, state: OpState::InFlight(None), stream, held };
+        let op = Op { stream, ..Op::new(OpKind::Cancelable, held) };
         self.insert(op, entry.get_opcode(), |port, user_data| {
             // SAFETY: as in `submit`.
             unsafe { port.push(&entry.user_data(user_data)) }
@@ -278,13 +283,7 @@ impl Reactor {
         let (mut keys, mut entries) = (Vec::with_capacity(links.len()), Vec::with_capacity(links.len()));
         let last = links.len().saturating_sub(1);
         for (index, Link { entry, kind, held }) in links.into_iter().enumerate() {
-            let key = self.ops.insert(Op {
-                kind,
-                makes_descriptor: false,
-                state: OpState::InFlight(None),
-                stream: None,
-                held,
-            });
+            let key = self.ops.insert(Op::new(kind, held));
             let entry = entry.user_data(key.data().as_ffi());
             entries.push(if index < last { entry.flags(squeue::Flags::IO_LINK) } else { entry });
             keys.push(key);

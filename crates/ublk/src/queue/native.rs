@@ -219,14 +219,6 @@ impl NativeQueue {
         self.tags[usize::from(tag)].buffer
     }
 
-    /// Waits for backing operations. Those of a ring that is broken go on: what they use is never freed.
-    fn finish_backing(&mut self) {
-        if !self.queue.finish_backing() {
-            std::mem::forget(self.buffers.take());
-            std::mem::forget(std::mem::replace(&mut self.target, Box::new(Gone)));
-        }
-    }
-
     fn fail_open_requests(&mut self) {
         for tag in 0..self.queue.device().depth() {
             if self.queue.is_open(tag) && self.tags[usize::from(tag)].backing == 0 {
@@ -260,7 +252,11 @@ fn tag_buffer(device: &CharDevice, buffers: Option<&Mapping>, tag: usize) -> Buf
 
 impl Drop for NativeQueue {
     fn drop(&mut self) {
-        self.finish_backing();
+        // Those of a ring that is broken go on: what they use is never freed.
+        if !self.queue.finish_backing() {
+            std::mem::forget(self.buffers.take());
+            std::mem::forget(std::mem::replace(&mut self.target, Box::new(Gone)));
+        }
     }
 }
 
