@@ -150,7 +150,7 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     return this.#info.size
   }
 
-  /** How data moves: 'copy', 'direct' or 'auto-zero-copy'. */
+  /** How data moves: the `dataPath` that was taken, never 'auto'. */
   get dataPath(): string {
     return this.#native.dataPath
   }

@@ -3,6 +3,7 @@
  */
 export type { CallOptions } from './abort.ts'
 export type { Backend, BackendFactory, BackendInfo, BackendResult, BackendSupports } from './backend.ts'
+export type { DataPath, QueueOptions } from './data-path.ts'
 export type { DeviceEvents, WaitOptions } from './device.ts'
 export { createDevice, Device } from './device.ts'
 export type { UblkErrorCode } from './errors.ts'

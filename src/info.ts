@@ -1,6 +1,7 @@
 /**
  * A device as the kernel describes it, in public names.
  */
+import type { DataPath } from './data-path.ts'
 import type { NativeDeviceInfo } from './native.ts'
 
 /** States that the kernel gives a device. `dead`: added, not served. `quiesced`, `fail_io`: the server is gone and recovery was asked for. */
@@ -32,6 +33,8 @@ export interface DeviceInfo {
   volatileCache: boolean
   fua: boolean
   discard: boolean
+  /** How data moves between the kernel and the server: a `dataPath` that is not 'auto'. */
+  dataPath: Exclude<DataPath, 'auto'>
   /** Features of the device, kernel names without the UBLK_F_ prefix. */
   flags: string[]
   ownerUid: number
@@ -59,8 +62,17 @@ export function toDeviceInfo(native: NativeDeviceInfo): DeviceInfo {
     volatileCache: native.volatileCache,
     fua: native.fua,
     discard: native.discard,
+    dataPath: dataPathOf(native.flags),
     flags: native.flags,
     ownerUid: native.ownerUid,
     ownerGid: native.ownerGid,
   }
+}
+
+/** The driver has no word for it: its flags tell. Of several the first here is the one that counts. */
+function dataPathOf(flags: string[]): DeviceInfo['dataPath'] {
+  if (flags.includes('AUTO_BUF_REG')) return 'auto-zero-copy'
+  if (flags.includes('SUPPORT_ZERO_COPY')) return 'zero-copy'
+  if (flags.includes('USER_COPY')) return 'user-copy'
+  return flags.includes('NEED_GET_DATA') ? 'get-data' : 'copy'
 }

@@ -55,7 +55,14 @@ export interface DeviceSpec {
   discard: boolean
   writeZeroes: boolean
   recovery: 'off' | 'requeue' | 'reissue' | 'fail-io'
-  dataPath: 'auto' | 'copy' | 'auto-zero-copy'
+  dataPath: 'auto' | 'copy' | 'get-data' | 'user-copy' | 'zero-copy' | 'auto-zero-copy'
+  zeroCopyFallback: 'off' | 'on' | 'always'
+  /** Threads of a native target; null is one per queue. */
+  threads: number | null
+  /** Each of them serves some tags of every queue. */
+  perIo: boolean
+  fixedFiles: boolean
+  partitionScan: boolean
   /** CPUs for the queue threads; null takes the kernel's queue affinity. */
   cpus: number[] | null
   /** Time a JS handler has for one request. */

@@ -5,6 +5,7 @@
  */
 import { checkSignal } from './abort.ts'
 import type { Abilities, Backend } from './backend.ts'
+import { type CheckedQueueOptions, checkBackendPath, checkQueueOptions, QUEUE_OPTION_NAMES, type QueueOptions } from './data-path.ts'
 import { invalidType, invalidValue, outOfRange, unknownOption } from './errors.ts'
 import { slotCount } from './layout.ts'
 import { checkId } from './list.ts'
@@ -16,7 +17,7 @@ import { type NativeTarget, type WorkerBackend, worker } from './targets.ts'
 export type Recovery = 'off' | 'requeue' | 'reissue' | 'fail-io'
 
 /** Options of `createDevice` and `Device.create`. */
-export interface DeviceOptions {
+export interface DeviceOptions extends QueueOptions {
   /**
    * Where the bytes live: a backend object (served on this thread), a native target (`memory`, `file`, `nullTarget`), or a module run in
    * workers: its URL, its path, or `worker(url, { options })`.
@@ -42,8 +43,6 @@ export interface DeviceOptions {
   rotational?: boolean
   /** What happens when this process dies. 'off' (default): the block device goes, `dead`. Else it stays, `quiesced` or `fail_io`, until it is recovered. */
   recovery?: Recovery
-  /** How the data of native targets moves. Default 'auto': the fastest that kernel and target have. */
-  dataPath?: 'auto' | 'copy' | 'auto-zero-copy'
   /** CPUs for the queue threads, dealt out in turn, one each; default the kernel's affinity of each queue. */
   cpus?: number[]
   /** Time a JavaScript handler has for one request, in milliseconds, 1 to 29999; default 20000. Then the request fails with ETIMEDOUT. */
@@ -57,7 +56,7 @@ export interface DeviceOptions {
 }
 
 /** Options after their checks; what is null comes from the backend. */
-export interface CheckedOptions {
+export interface CheckedOptions extends CheckedQueueOptions {
   backend: Backend | NativeTarget | WorkerBackend
   sizeBytes: number | null
   id: number | null
@@ -69,7 +68,6 @@ export interface CheckedOptions {
   readOnly: boolean | null
   rotational: boolean
   recovery: Recovery
-  dataPath: 'auto' | 'copy' | 'auto-zero-copy'
   cpus: number[] | null
   requestTimeoutMs: number
   closeOnSignal: boolean
@@ -88,7 +86,7 @@ const NAMES = new Set<string>([
   'readOnly',
   'rotational',
   'recovery',
-  'dataPath',
+  ...QUEUE_OPTION_NAMES,
   'cpus',
   'requestTimeoutMs',
   'backendOptions',
@@ -127,11 +125,12 @@ export function checkOptions(options: DeviceOptions): CheckedOptions {
   if (stranger !== undefined) throw unknownOption(stranger, NAMES)
   const sizeBytes = options.size === undefined ? null : parseSize(options.size)
   const blockSize = optional(options.blockSize, checkBlockSize)
+  const queues = integer('queues', options.queues ?? 1, 1, MAX_QUEUES)
   return {
     backend: checkBackend(options),
     sizeBytes,
     id: optional(options.id, checkId),
-    queues: integer('queues', options.queues ?? 1, 1, MAX_QUEUES),
+    queues,
     depth: integer('depth', options.depth ?? DEFAULT_DEPTH, 1, MAX_DEPTH),
     blockSize,
     physicalBlockSize: optional(options.physicalBlockSize, checkPhysicalBlockSize),
@@ -139,7 +138,7 @@ export function checkOptions(options: DeviceOptions): CheckedOptions {
     readOnly: optional(options.readOnly, (value) => boolean('readOnly', value)),
     rotational: boolean('rotational', options.rotational ?? false),
     recovery: oneOf('recovery', options.recovery ?? 'off', ['off', 'requeue', 'reissue', 'fail-io']),
-    dataPath: oneOf('dataPath', options.dataPath ?? 'auto', ['auto', 'copy', 'auto-zero-copy']),
+    ...checkQueueOptions(options, queues),
     cpus: optional(options.cpus, checkCpus),
     requestTimeoutMs: integer('requestTimeoutMs', options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS, 1, REQUEST_TIMEOUT_LIMIT_MS - 1),
     closeOnSignal: boolean('closeOnSignal', options.closeOnSignal ?? true),
@@ -152,10 +151,6 @@ export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): D
   const sizeBytes = options.sizeBytes ?? target.sizeBytes
   if (sizeBytes === null && target.kind !== 'file') {
     throw invalidType('size', 'given: a memory or null target has none of its own', undefined)
-  }
-  if (target.kind === 'null' && options.dataPath === 'auto-zero-copy') {
-    // Nothing would write to the pages of a read, and their old content is the kernel's.
-    throw invalidValue('dataPath', "'auto' or 'copy' for a null target (it has no data to move without a copy)", options.dataPath)
   }
   const blockSize = options.blockSize ?? (target.kind === 'file' ? null : DEFAULT_BLOCK_SIZE)
   if (sizeBytes !== null) checkDeviceSize(sizeBytes, blockSize ?? DEFAULT_BLOCK_SIZE)
@@ -185,9 +180,7 @@ export function backendDeviceSpec(options: CheckedOptions, abilities: Abilities)
   checkPhysical(options.physicalBlockSize, blockSize)
   checkSlab(options)
   if (options.readOnly === false && !abilities.write) throw invalidValue('readOnly', 'true for a backend without a write method', false)
-  if (options.dataPath === 'auto-zero-copy') {
-    throw invalidValue('dataPath', "'auto' or 'copy' for a JavaScript backend (its data must be in its memory)", options.dataPath)
-  }
+  checkBackendPath(options)
   const readOnly = options.readOnly ?? !abilities.write
   return {
     ...commonSpec(options),
@@ -203,14 +196,14 @@ export function backendDeviceSpec(options: CheckedOptions, abilities: Abilities)
   }
 }
 
-type CommonSpec = Pick<
-  DeviceSpec,
-  'id' | 'queues' | 'depth' | 'maxIoBytes' | 'rotational' | 'recovery' | 'dataPath' | 'cpus' | 'requestDeadlineMs'
->
+type CommonSpec = CheckedQueueOptions &
+  Pick<DeviceSpec, 'id' | 'queues' | 'depth' | 'maxIoBytes' | 'rotational' | 'recovery' | 'cpus' | 'requestDeadlineMs'>
 
 function commonSpec(options: CheckedOptions): CommonSpec {
-  const { id, queues, depth, maxIoBytes, rotational, recovery, dataPath, cpus } = options
-  return { id, queues, depth, maxIoBytes, rotational, recovery, dataPath, cpus, requestDeadlineMs: options.requestTimeoutMs }
+  const { id, queues, depth, maxIoBytes, rotational, recovery, cpus } = options
+  const { dataPath, zeroCopyFallback, threads, perIo, fixedFiles, partitionScan } = options
+  const path = { dataPath, zeroCopyFallback, threads, perIo, fixedFiles, partitionScan }
+  return { id, queues, depth, maxIoBytes, rotational, recovery, cpus, requestDeadlineMs: options.requestTimeoutMs, ...path }
 }
 
 function checkBackend({ backend, backendOptions }: DeviceOptions): CheckedOptions['backend'] {

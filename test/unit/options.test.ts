@@ -26,6 +26,11 @@ test('the defaults', (t) => {
     rotational: false,
     recovery: 'off',
     dataPath: 'auto',
+    zeroCopyFallback: 'off',
+    threads: null,
+    perIo: false,
+    fixedFiles: true,
+    partitionScan: true,
     cpus: null,
     requestTimeoutMs: 20_000,
     closeOnSignal: true,
@@ -59,7 +64,15 @@ for (const [options, code, message] of [
   [{ rotational: 'yes' }, 'ERR_INVALID_ARG_TYPE', /^rotational/],
   [{ recovery: 'on' }, 'ERR_INVALID_ARG_VALUE', /^recovery must be one of 'off', 'requeue', 'reissue', 'fail-io', got 'on'/],
   [{ recovery: true }, 'ERR_INVALID_ARG_TYPE', /^recovery/],
-  [{ dataPath: 'fast' }, 'ERR_INVALID_ARG_VALUE', /^dataPath/],
+  [{ dataPath: 'fast' }, 'ERR_INVALID_ARG_VALUE', /^dataPath must be one of 'auto', 'copy', 'get-data'/],
+  [{ threads: 2 }, 'ERR_OUT_OF_RANGE', /^threads must be a whole number from 1 to 1, the number of queues, unless perIo is set, got 2/],
+  [{ threads: 5000, perIo: true }, 'ERR_OUT_OF_RANGE', /^threads must be a whole number from 1 to 4096, got 5000/],
+  [{ threads: '2' }, 'ERR_INVALID_ARG_TYPE', /^threads/],
+  [{ perIo: 1 }, 'ERR_INVALID_ARG_TYPE', /^perIo must be a boolean/],
+  [{ fixedFiles: 'no' }, 'ERR_INVALID_ARG_TYPE', /^fixedFiles/],
+  [{ partitionScan: 0 }, 'ERR_INVALID_ARG_TYPE', /^partitionScan/],
+  [{ zeroCopyFallback: true }, 'ERR_INVALID_ARG_VALUE', /^zeroCopyFallback must be false unless dataPath is 'auto-zero-copy'/],
+  [{ zeroCopyFallback: 'on', dataPath: 'auto-zero-copy' }, 'ERR_INVALID_ARG_TYPE', /^zeroCopyFallback must be a boolean or 'always'/],
   [{ cpus: 1 }, 'ERR_INVALID_ARG_TYPE', /^cpus/],
   [{ cpus: [] }, 'ERR_INVALID_ARG_VALUE', /^cpus/],
   [{ cpus: [-1] }, 'ERR_OUT_OF_RANGE', /^cpus/],
@@ -86,6 +99,9 @@ for (const [options, of, code, message] of [
   [{ size: 4096, blockSize: 4096, physicalBlockSize: 512 }, {}, 'ERR_OUT_OF_RANGE', /^physicalBlockSize must be at least/],
   [{ size: 4096, readOnly: false }, {}, 'ERR_INVALID_ARG_VALUE', /^readOnly must be true for a backend without a write/],
   [{ size: 4096, dataPath: 'auto-zero-copy' }, {}, 'ERR_INVALID_ARG_VALUE', /^dataPath/],
+  [{ size: 4096, perIo: true }, {}, 'ERR_INVALID_ARG_VALUE', /^perIo must be left out for a JavaScript backend/],
+  [{ size: 4096, threads: 1 }, {}, 'ERR_INVALID_ARG_VALUE', /^threads must be left out/],
+  [{ size: 4096, fixedFiles: false }, {}, 'ERR_INVALID_ARG_VALUE', /^fixedFiles must be left out/],
   [
     { size: 4096, depth: 4096, maxIoBytes: '32MiB' },
     {},
@@ -144,15 +160,6 @@ test('a native target says what it can by itself', (t) => {
   t.like(of(file('/x'), { readOnly: true }), { target: { readOnly: true } })
   t.throws(() => of(memory()), { code: 'ERR_INVALID_ARG_TYPE', message: /^size must be given/ })
   t.like(of(memory(), { size: 4096, dataPath: 'auto-zero-copy' }), { dataPath: 'auto-zero-copy' })
-})
-
-test('a null target refuses zero copy: a read would show pages that nobody wrote to', (t) => {
-  const of = (dataPath: string): unknown => targetDeviceSpec(check({ backend: nullTarget(), size: 4096, dataPath }), nullTarget().spec)
-  t.throws(() => of('auto-zero-copy'), {
-    code: 'ERR_INVALID_ARG_VALUE',
-    message: /^dataPath must be 'auto' or 'copy' for a null target .*, got 'auto-zero-copy'$/,
-  })
-  for (const dataPath of ['auto', 'copy']) t.like(of(dataPath), { dataPath })
 })
 
 test('targets check their own options', (t) => {

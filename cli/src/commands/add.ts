@@ -75,7 +75,15 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       summary: 'when the server dies: remove the device, or keep it and hold back, send again or fail its requests; default off',
     })(),
     'user-recovery': Flags.boolean({ char: 'r', exclusive: ['recovery'], summary: 'the same as --recovery requeue' }),
-    'data-path': Flags.option({ options: ['auto', 'copy', 'auto-zero-copy'] as const, summary: 'how data moves; default auto' })(),
+    'data-path': Flags.option({
+      options: ['auto', 'copy', 'get-data', 'user-copy', 'zero-copy', 'auto-zero-copy'] as const,
+      summary: 'how data moves; default auto: the fastest that kernel and target have',
+    })(),
+    'zero-copy-fallback': Flags.boolean({ summary: 'with auto-zero-copy: register by hand what the driver cannot' }),
+    threads: Flags.integer({ helpValue: 'COUNT', summary: 'threads that serve native targets; default one per queue' }),
+    'per-io': Flags.boolean({ summary: 'each thread serves some requests of every queue: allows more threads than queues' }),
+    'fixed-files': Flags.boolean({ default: true, allowNo: true, summary: 'register files with the ring; default yes' }),
+    'part-scan': Flags.boolean({ default: true, allowNo: true, summary: 'look for partitions when the device starts; default yes' }),
     timeout: Flags.string({ helpValue: 'TIME', summary: 'for modules: time for one request, such as 500ms or 20s; default 20s' }),
     foreground: Flags.boolean({ exclusive: ['run'], summary: 'serve in this process until SIGINT or SIGTERM' }),
     run: Flags.string({
@@ -99,6 +107,11 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       ...(flags.recovery !== undefined && { recovery: flags.recovery }),
       ...(flags['user-recovery'] && { recovery: 'requeue' }),
       ...(flags['data-path'] !== undefined && { dataPath: flags['data-path'] }),
+      ...(flags['zero-copy-fallback'] && { zeroCopyFallback: true }),
+      ...(flags.threads !== undefined && { threads: flags.threads }),
+      ...(flags['per-io'] && { perIo: true }),
+      ...(!flags['fixed-files'] && { fixedFiles: false }),
+      ...(!flags['part-scan'] && { partitionScan: false }),
       ...(flags.timeout !== undefined && { requestTimeoutMs: parseDurationMs(flags.timeout, '--timeout') }),
     }
     if (target.type === 'mem' && device.size === undefined)

@@ -29,7 +29,7 @@ export interface ListedDevice
 /** A device in `info --json`. */
 export interface DescribedDevice
   extends ListedDevice,
-    Pick<DeviceInfo, 'rotational' | 'volatileCache' | 'fua' | 'discard' | 'ownerUid' | 'ownerGid'> {
+    Pick<DeviceInfo, 'dataPath' | 'rotational' | 'volatileCache' | 'fua' | 'discard' | 'ownerUid' | 'ownerGid'> {
   server: ServerDescription | null
 }
 
@@ -64,7 +64,7 @@ export function toListed(info: DeviceInfo, state: ServerState | null): ListedDev
 }
 
 export function toDescribed(info: DeviceInfo, state: ServerState | null, running: boolean, directory: StateDirectory): DescribedDevice {
-  const { rotational, volatileCache, fua, discard, ownerUid, ownerGid } = info
+  const { dataPath, rotational, volatileCache, fua, discard, ownerUid, ownerGid } = info
   const server =
     state === null
       ? null
@@ -76,5 +76,5 @@ export function toDescribed(info: DeviceInfo, state: ServerState | null, running
           socket: directory.socketPath(info.id),
           recovery: state.spec.device.recovery ?? 'off',
         }
-  return { ...toListed(info, state), rotational, volatileCache, fua, discard, ownerUid, ownerGid, server }
+  return { ...toListed(info, state), dataPath, rotational, volatileCache, fua, discard, ownerUid, ownerGid, server }
 }

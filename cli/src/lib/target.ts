@@ -3,7 +3,7 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { DeviceOptions, Recovery } from 'ublk'
+import type { DeviceOptions, QueueOptions, Recovery } from 'ublk'
 import { EXIT, Failure, usage } from './failure.ts'
 
 export type TargetSpec =
@@ -13,7 +13,7 @@ export type TargetSpec =
   | { type: 'module'; path: string; options: Record<string, string> }
 
 /** Options of a device that are the same for every target; what is absent is the library's default. */
-export interface DeviceSpec {
+export interface DeviceSpec extends QueueOptions {
   id?: number
   queues?: number
   depth?: number
@@ -22,7 +22,6 @@ export interface DeviceSpec {
   maxIoBytes?: string
   readOnly?: true
   recovery?: Recovery
-  dataPath?: 'auto' | 'copy' | 'auto-zero-copy'
   requestTimeoutMs?: number
 }
 
@@ -117,6 +116,10 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^readOnly (?=must)/, '--read-only '],
   [/^recovery (?=must)/, '--recovery '],
   [/^dataPath (?=must)/, '--data-path '],
+  [/^zeroCopyFallback (?=must)/, '--zero-copy-fallback '],
+  [/^threads (?=must)/, '--threads '],
+  [/^perIo (?=must)/, '--per-io '],
+  [/^fixedFiles (?=must)/, '--no-fixed-files '],
   [/^requestTimeoutMs (?=must)/, '--timeout in milliseconds '],
 ]
 

@@ -160,6 +160,21 @@ impl External {
         })
     }
 
+    /// [`External::push`] of an operation whose success is not told: only its failure has a completion.
+    ///
+    /// # Safety
+    /// As there, with the end of the operation itself in place of its completion.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub unsafe fn push_silent(&self, entry: squeue::Entry, data: u32) -> Result<(), RingError> {
+        let mut entry = entry.flags(squeue::Flags::SKIP_SUCCESS);
+        entry.set_user_data(u64::from(data) << 32 | u64::from(FIRST_CLIENT + self.index as u32));
+        // SAFETY: the caller's promise.
+        self.with_reactor(|reactor| unsafe { reactor.port.push(&entry) })
+    }
+
     /// Exchanges `batch`, which is emptied, for the completions so far. False: there are none. Nothing is allocated once all
     /// vectors that go around have grown.
     #[inline]

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ublk::{Control, Device, DeviceSpec, Recovery, Wait};
+use ublk::{BufferMode, Control, DataPath, Device, DeviceSpec, QueueOptions, Recovery, Threads, Wait};
 
 use crate::bridge::{Bridge, End};
 use crate::events::Events;
@@ -129,7 +129,10 @@ impl Live {
             discard: false,
             write_zeroes: false,
             recovery: Recovery::Off,
-            buffers: Vec::new(),
+            data_path: DataPath::Only(BufferMode::Copy),
+            threads: Threads::default(),
+            queue_options: QueueOptions::default(),
+            partition_scan: true,
             cpus: None,
             start_limit: ublk::device::START_LIMIT,
         };

@@ -9,7 +9,9 @@ use napi::Env;
 use napi::bindgen_prelude::{Function, Null, Object, Uint8Array, Unknown};
 use napi_derive::napi;
 use ublk::device::START_LIMIT;
-use ublk::{BufferMode, Control, Device, DeviceInfo, Recovery, Target};
+use ublk::{
+    BufferMode, Control, DataPath, Device, DeviceInfo, QueueOptions, Recovery, Target, Threads, ZeroCopyFallback,
+};
 
 use crate::error::NativeError;
 use crate::events::{Events, NativeEvent, Wakes};
@@ -52,8 +54,18 @@ pub struct DeviceSpec {
     pub write_zeroes: bool,
     /// off, requeue, reissue or fail-io.
     pub recovery: String,
-    /// auto, copy or auto-zero-copy.
+    /// auto, copy, get-data, user-copy, zero-copy or auto-zero-copy.
     pub data_path: String,
+    /// Queue threads of a native target; null is one per queue.
+    pub threads: Option<u32>,
+    /// Each thread serves some tags of every queue.
+    pub per_io: bool,
+    /// Files from the ring's table.
+    pub fixed_files: bool,
+    /// off, on or always.
+    pub zero_copy_fallback: String,
+    /// Look for partitions.
+    pub partition_scan: bool,
     /// CPUs for queue threads.
     pub cpus: Option<Vec<u32>>,
     /// Time of a JavaScript handler.
@@ -64,7 +76,7 @@ pub struct DeviceSpec {
 
 impl DeviceSpec {
     fn open_target(&self) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
-        let zero_copy = self.data_path == "auto-zero-copy";
+        let zero_copy = matches!(self.data_path.as_str(), "zero-copy" | "auto-zero-copy");
         self.target.as_ref().map(|target| target.open(zero_copy, self.logical_block_bytes)).transpose()
     }
 
@@ -95,14 +107,27 @@ impl DeviceSpec {
                 "fail-io" => Recovery::FailIo,
                 _ => Recovery::Off,
             },
-            buffers: match (self.data_path.as_str(), target) {
-                ("auto-zero-copy", Some(_)) => vec![BufferMode::AutoZeroCopy],
-                ("auto", Some(target)) => target.buffers(),
-                _ => Vec::new(),
+            data_path: self.data_path(target),
+            threads: Threads { count: self.threads.map(|count| count as u16), per_io: self.per_io },
+            queue_options: QueueOptions {
+                plain_files: !self.fixed_files,
+                fallback: match self.zero_copy_fallback.as_str() {
+                    "on" => ZeroCopyFallback::On,
+                    "always" => ZeroCopyFallback::Always,
+                    _ => ZeroCopyFallback::Off,
+                },
             },
+            partition_scan: self.partition_scan,
             cpus: self.cpus.as_ref().map(|cpus| cpus.iter().map(|&cpu| cpu as usize).collect()),
             start_limit: START_LIMIT,
         }
+    }
+}
+
+impl DeviceSpec {
+    fn data_path(&self, target: Option<&dyn Target>) -> DataPath {
+        let named = BufferMode::ALL.into_iter().find(|mode| mode.name() == self.data_path);
+        named.map_or_else(|| DataPath::Auto(target.map(Target::buffers).unwrap_or_default()), DataPath::Only)
     }
 }
 
@@ -182,11 +207,7 @@ fn add_now(key: u32, spec: &DeviceSpec, events: Events) -> Result<NativeDevice, 
     let control = Control::open()?;
     let device = Device::add(&control, spec.resolve(target.as_deref()))?;
     let granted = device.granted();
-    let data_path = match device.buffers() {
-        BufferMode::Copy => "copy",
-        BufferMode::Direct => "direct",
-        BufferMode::AutoZeroCopy => "auto-zero-copy",
-    };
+    let data_path = device.buffers().name();
     let deadline = Duration::from_secs_f64(spec.request_deadline_ms / 1000.0);
     Ok(NativeDevice { state: DeviceState::new(key, device, target, deadline, events), granted, data_path })
 }

@@ -77,6 +77,8 @@ pub struct FeatureInfo {
     /// First release of mainline Linux in which the feature works. Distributions backport: ask the kernel
     /// (`CtrlOp::GetFeatures`), and use this only in messages.
     pub since: KernelRelease,
+    /// The same as text: `6.16`.
+    pub since_text: &'static str,
 }
 
 impl FeatureInfo {
@@ -93,6 +95,7 @@ macro_rules! features {
             name: stringify!($FLAG),
             kernel_name: concat!("UBLK_F_", stringify!($FLAG)),
             since: KernelRelease { major: $major, minor: $minor },
+            since_text: concat!($major, ".", $minor),
         },)+]
     };
 }

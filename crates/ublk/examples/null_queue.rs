@@ -18,15 +18,17 @@ use std::thread::{self, JoinHandle};
 use ublk::queue::Op;
 use ublk::serve::prepare_queue_thread;
 use ublk::target::{BufferAddress, null};
-use ublk::{BufferMode, CharDevice, Control, Device, DeviceSpec, Event, Queue, Request, spawn_target};
+use ublk::{BufferMode, CharDevice, Control, DataPath, Device, DeviceSpec, Event, Queue, Request, spawn_target};
 use ublk_executor::{LocalExecutor, Mapping};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [mode, bytes] = arguments.as_slice() else { return Err("usage: null_queue loop|tasks BYTES".into()) };
     let target = null(bytes.parse().map_err(|error| format!("BYTES \"{bytes}\": {error}"))?);
-    let mut device =
-        Device::add(&Control::open()?, DeviceSpec { buffers: Vec::new(), ..DeviceSpec::for_target(target.as_ref()) })?;
+    let mut device = Device::add(
+        &Control::open()?,
+        DeviceSpec { data_path: DataPath::Only(BufferMode::Copy), ..DeviceSpec::for_target(target.as_ref()) },
+    )?;
     let served: Box<dyn FnOnce()> = match mode.as_str() {
         "loop" => {
             let served = spawn_target(&mut device, target, Arc::new(|event| eprintln!("{event:?}")))?;

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ublk_executor::clock;
-use ublk_uapi::{Attrs, DevInfo, DevState, Features, ParamBasic, ParamDiscard, Params, SECTOR_SHIFT, Sectors};
+use ublk_uapi::{
+    Attrs, DevInfo, DevState, FEATURES, Features, ParamBasic, ParamDiscard, Params, SECTOR_SHIFT, Sectors,
+};
 
 use crate::control::{Control, Deletion, block_path, char_path};
 use crate::{DeviceId, DeviceInfo, Error, Target};
@@ -48,17 +50,27 @@ pub enum Recovery {
 pub enum BufferMode {
     /// The driver copies between pages and a buffer per tag.
     Copy,
-    /// The driver copies between pages and an address named per request (NEED_GET_DATA).
-    Direct,
-    /// The pages are a fixed buffer of the ring (AUTO_BUF_REG).
+    /// The driver copies between pages and an address named per request (NEED_GET_DATA): in the target's store, or a buffer per tag.
+    GetData,
+    /// The server copies, by `pread` and `pwrite` on the char device (USER_COPY).
+    UserCopy,
+    /// The server registers the pages as a fixed buffer of the ring, request by request (SUPPORT_ZERO_COPY).
+    ZeroCopy,
+    /// The driver does that (AUTO_BUF_REG).
     AutoZeroCopy,
 }
 
 impl BufferMode {
+    /// Every mode.
+    pub const ALL: [BufferMode; 5] =
+        [BufferMode::Copy, BufferMode::GetData, BufferMode::UserCopy, BufferMode::ZeroCopy, BufferMode::AutoZeroCopy];
+
     fn features(self) -> Features {
         match self {
             BufferMode::Copy => Features::empty(),
-            BufferMode::Direct => Features::NEED_GET_DATA,
+            BufferMode::GetData => Features::NEED_GET_DATA,
+            BufferMode::UserCopy => Features::USER_COPY,
+            BufferMode::ZeroCopy => Features::SUPPORT_ZERO_COPY,
             BufferMode::AutoZeroCopy => Features::AUTO_BUF_REG | Features::SUPPORT_ZERO_COPY,
         }
     }
@@ -67,10 +79,56 @@ impl BufferMode {
     pub fn name(self) -> &'static str {
         match self {
             BufferMode::Copy => "copy",
-            BufferMode::Direct => "get-data",
+            BufferMode::GetData => "get-data",
+            BufferMode::UserCopy => "user-copy",
+            BufferMode::ZeroCopy => "zero-copy",
             BufferMode::AutoZeroCopy => "auto-zero-copy",
         }
     }
+
+    /// The request's pages are a fixed buffer of the ring, and in no memory of the server's.
+    pub(crate) fn is_zero_copy(self) -> bool {
+        matches!(self, BufferMode::ZeroCopy | BufferMode::AutoZeroCopy)
+    }
+}
+
+/// Which buffer mode is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataPath {
+    /// The first of these that the kernel has, and copy if it has none.
+    Auto(Vec<BufferMode>),
+    /// This one, or an error.
+    Only(BufferMode),
+}
+
+/// What becomes of a request whose pages the driver could not register (auto-zero-copy).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ZeroCopyFallback {
+    /// It fails.
+    #[default]
+    Off,
+    /// The server registers them (UBLK_AUTO_BUF_REG_FALLBACK).
+    On,
+    /// As `On`, and the driver is made to fail each time: to test it.
+    Always,
+}
+
+/// Which threads serve the queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Threads {
+    /// How many; None is one per queue. Fewer than queues: they are dealt out.
+    pub count: Option<u16>,
+    /// Each thread serves some tags of every queue (PER_IO_DAEMON): there may be more threads than queues.
+    pub per_io: bool,
+}
+
+/// How the queues talk to the driver. The default is the usual way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueOptions {
+    /// Files by descriptor, and not from the ring's table of registered ones.
+    pub plain_files: bool,
+    /// For auto-zero-copy.
+    pub fallback: ZeroCopyFallback,
 }
 
 /// What a new device shall be. Ranges are checked by the caller; the driver checks them again.
@@ -104,8 +162,14 @@ pub struct DeviceSpec {
     pub write_zeroes: bool,
     /// What a dead server leaves.
     pub recovery: Recovery,
-    /// Buffer modes by preference; the first that the driver grants is taken, and copy if none is.
-    pub buffers: Vec<BufferMode>,
+    /// How data shall move.
+    pub data_path: DataPath,
+    /// Which threads serve; for native targets.
+    pub threads: Threads,
+    /// How they talk to the driver; for native targets.
+    pub queue_options: QueueOptions,
+    /// Look for partitions when it starts. False needs NO_AUTO_PART_SCAN.
+    pub partition_scan: bool,
     /// CPUs for the queue threads; None takes the kernel's affinity.
     pub cpus: Option<Vec<usize>>,
     /// Time for START_DEV, usually [`START_LIMIT`].
@@ -131,7 +195,10 @@ impl DeviceSpec {
             discard: geometry.discard,
             write_zeroes: geometry.write_zeroes,
             recovery: Recovery::Off,
-            buffers: target.buffers(),
+            data_path: DataPath::Auto(target.buffers()),
+            threads: Threads::default(),
+            queue_options: QueueOptions::default(),
+            partition_scan: true,
             cpus: None,
             start_limit: START_LIMIT,
         }
@@ -144,12 +211,15 @@ impl DeviceSpec {
             Recovery::Reissue => Features::USER_RECOVERY | Features::USER_RECOVERY_REISSUE,
             Recovery::FailIo => Features::USER_RECOVERY | Features::USER_RECOVERY_FAIL_IO,
         };
+        let mut options = Features::empty();
+        options.set(Features::PER_IO_DAEMON, self.threads.per_io);
+        options.set(Features::NO_AUTO_PART_SCAN, !self.partition_scan);
         DevInfo {
             nr_hw_queues: self.queues,
             queue_depth: self.depth,
             max_io_buf_bytes: self.max_io_bytes,
             dev_id: self.id.unwrap_or(u32::MAX),
-            flags: Features::CMD_IOCTL_ENCODE | recovery | buffers.features(),
+            flags: Features::CMD_IOCTL_ENCODE | recovery | options | buffers.features(),
             ..DevInfo::default()
         }
     }
@@ -193,6 +263,7 @@ pub struct CharDevice {
     depth: u16,
     max_io_bytes: u32,
     buffers: BufferMode,
+    options: QueueOptions,
 }
 
 impl CharDevice {
@@ -215,6 +286,10 @@ impl CharDevice {
     /// How data moves.
     pub fn buffers(&self) -> BufferMode {
         self.buffers
+    }
+    /// How the queues talk to the driver.
+    pub fn options(&self) -> QueueOptions {
+        self.options
     }
 }
 
@@ -245,7 +320,7 @@ impl Device {
     /// and those of every command.
     pub fn add(control: &Control, spec: DeviceSpec) -> Result<Device, Error> {
         clock::start();
-        let (granted, buffers) = add_with_first_granted_mode(control, &spec)?;
+        let (granted, buffers) = add_with_granted_mode(control, &spec)?;
         let device = Device {
             control: control.clone(),
             spec,
@@ -320,6 +395,7 @@ impl Device {
             depth: self.granted.queue_depth,
             max_io_bytes: self.granted.max_io_buf_bytes,
             buffers: self.buffers,
+            options: self.spec.queue_options,
         });
         self.char_device = Some(Arc::clone(&char_device));
         self.was_served = true;
@@ -411,21 +487,26 @@ impl Device {
         }
     }
 
-    /// A recovery that was dropped in silence would be noticed at the worst moment: refuse it now.
+    /// A wish that was dropped in silence would be noticed at the worst moment: refuse it now.
     fn check_grant(&self) -> Result<(), Error> {
-        let wanted = self.spec.dev_info(BufferMode::Copy).flags;
+        let wanted = self.spec.dev_info(self.buffers).flags;
         let missing = wanted - self.granted.flags - Features::CMD_IOCTL_ENCODE;
-        if missing.is_empty() {
-            return Ok(());
+        let needs =
+            FEATURES.iter().filter(|feature| missing.contains(feature.flag)).max_by_key(|feature| feature.since);
+        match needs {
+            Some(feature) => Err(Error::Unsupported { what: format!("{missing}"), since: feature.since_text }),
+            None => Ok(()),
         }
-        let since = if missing.contains(Features::USER_RECOVERY_FAIL_IO) { "6.13" } else { "6.1" };
-        Err(Error::Unsupported { what: format!("{missing}"), since })
     }
 }
 
 /// The driver drops unknown features in silence, so the echo decides; a mode that was not granted is tried no further.
-fn add_with_first_granted_mode(control: &Control, spec: &DeviceSpec) -> Result<(DevInfo, BufferMode), Error> {
-    for &mode in &spec.buffers {
+fn add_with_granted_mode(control: &Control, spec: &DeviceSpec) -> Result<(DevInfo, BufferMode), Error> {
+    let preferred = match &spec.data_path {
+        DataPath::Only(mode) => return Ok((control.add(&spec.dev_info(*mode))?, *mode)),
+        DataPath::Auto(modes) => modes,
+    };
+    for &mode in preferred {
         let granted = control.add(&spec.dev_info(mode))?;
         if granted.flags.contains(mode.features()) {
             return Ok((granted, mode));

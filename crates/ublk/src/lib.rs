@@ -21,7 +21,9 @@ pub mod serve;
 pub mod target;
 
 pub use control::{Control, Deletion, DeviceInfo, list};
-pub use device::{BufferMode, CharDevice, Device, DeviceSpec, Recovery};
+pub use device::{
+    BufferMode, CharDevice, DataPath, Device, DeviceSpec, QueueOptions, Recovery, Threads, ZeroCopyFallback,
+};
 pub use error::Error;
 pub use queue::{Event, Queue, Request};
 pub use serve::{QueueFailure, Served, spawn_target};

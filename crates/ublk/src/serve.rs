@@ -1,4 +1,4 @@
-//! Queue threads for a native target: one per queue, pinned where the kernel sends that queue's requests.
+//! Queue threads for a native target: usually one per hardware queue, pinned where the kernel sends that queue's requests.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,16 +7,16 @@ use std::thread::JoinHandle;
 
 use ublk_executor::placement::pin_current_thread;
 
-use crate::device::{CharDevice, Device};
+use crate::device::{CharDevice, Device, Threads};
 use crate::queue::native::{NativeQueue, panicked};
-use crate::queue::{QueueStats, Stats};
+use crate::queue::{MAX_SLOTS, QueueStats, Slot, Stats};
 use crate::target::Target;
 use crate::{Error, control::Control};
 
-/// A queue that went into fail mode: it answers EIO until the device is stopped.
+/// A thread's requests went into fail mode: it answers EIO until the device is stopped.
 #[derive(Debug, Clone)]
 pub struct QueueFailure {
-    /// Queue number.
+    /// Number of the thread: that of the hardware queue where each has its own.
     pub queue: u16,
     /// What happened.
     pub reason: String,
@@ -79,13 +79,15 @@ fn spawn_all(
     target: &Arc<dyn Target>,
     observer: &Observer,
 ) -> Result<Served, Error> {
-    let running = Arc::new(AtomicUsize::new(usize::from(char_device.queues())));
+    let shares = deal_slots(char_device.queues(), char_device.depth(), device.spec().threads);
+    let running = Arc::new(AtomicUsize::new(shares.len()));
     let (report, ready) = mpsc::channel();
     let mut threads = Vec::new();
-    for queue in 0..char_device.queues() {
+    for (queue, slots) in (0..).zip(shares) {
         let worker = QueueThread {
             queue,
-            cpus: device.queue_cpus(queue),
+            cpus: device.queue_cpus(queue % char_device.queues()),
+            slots,
             device: Arc::clone(char_device),
             target: Arc::clone(target),
             observer: Arc::clone(observer),
@@ -115,6 +117,21 @@ fn spawn_all(
     Ok(Served { threads, stats: stats.into_iter().flatten().collect() })
 }
 
+/// The slots of each thread: whole hardware queues in turn, or with `per_io` the tags of all of them in turn. The driver may have granted fewer
+/// queues than were asked for; no thread is without any.
+fn deal_slots(queues: u16, depth: u16, threads: Threads) -> Vec<Vec<Slot>> {
+    let all = usize::from(queues) * usize::from(depth);
+    let most = if threads.per_io { all } else { usize::from(queues) };
+    let count = usize::from(threads.count.unwrap_or(queues)).max(all.div_ceil(MAX_SLOTS)).clamp(1, most);
+    let mut shares = vec![Vec::new(); count];
+    let slots = (0..queues).flat_map(|queue| (0..depth).map(move |tag| Slot { queue, tag }));
+    for (index, slot) in slots.enumerate() {
+        let thread = if threads.per_io { index } else { usize::from(slot.queue) };
+        shares[thread % count].push(slot);
+    }
+    shares
+}
+
 /// One queue did not come up: STOP_DEV hands the other queues' tags back, and their threads end.
 fn abandon(control: &Control, device: &CharDevice, threads: Vec<JoinHandle<()>>, error: Error) -> Error {
     let _ = control.stop(device.id());
@@ -129,6 +146,7 @@ type Ready = (u16, Result<Arc<QueueStats>, Error>);
 struct QueueThread {
     queue: u16,
     cpus: Vec<usize>,
+    slots: Vec<Slot>,
     device: Arc<CharDevice>,
     target: Arc<dyn Target>,
     observer: Observer,
@@ -160,7 +178,7 @@ impl QueueThread {
     }
 
     fn open(&self) -> Result<NativeQueue, Error> {
-        let mut queue = NativeQueue::open(&self.device, self.queue, self.target.as_ref())?;
+        let mut queue = NativeQueue::open(&self.device, &self.slots, self.target.as_ref())?;
         queue.fetch_all()?;
         Ok(queue)
     }
@@ -180,4 +198,42 @@ fn set_io_flusher() {
 
     // SAFETY: this prctl takes plain numbers and changes a flag of the calling thread.
     unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deal(queues: u16, depth: u16, count: Option<u16>, per_io: bool) -> Vec<Vec<(u16, u16)>> {
+        let shares = deal_slots(queues, depth, Threads { count, per_io });
+        shares.iter().map(|share| share.iter().map(|slot| (slot.queue, slot.tag)).collect()).collect()
+    }
+
+    #[test]
+    fn each_slot_is_dealt_once_and_no_thread_goes_empty() {
+        for (queues, depth, count, per_io, threads) in [
+            (1, 8, None, false, 1),
+            (4, 8, None, false, 4),
+            (4, 8, Some(3), false, 3),
+            (2, 8, Some(5), false, 2), // two queues were granted of the five asked for
+            (1, 8, Some(3), true, 3),
+            (2, 2, Some(9), true, 4),
+            (40, 4096, Some(1), false, 3), // more slots than a completion can name
+        ] {
+            let shares = deal(queues, depth, count, per_io);
+            assert_eq!(shares.len(), threads, "{queues} queues, {count:?}, per io {per_io}");
+            assert!(shares.iter().all(|share| !share.is_empty() && share.len() <= MAX_SLOTS));
+            let mut all: Vec<_> = shares.concat();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), usize::from(queues) * usize::from(depth));
+            assert_eq!(all.len(), shares.concat().len(), "a slot was dealt twice");
+        }
+    }
+
+    #[test]
+    fn queues_stay_whole_unless_asked_per_io() {
+        assert_eq!(deal(3, 2, Some(2), false), [vec![(0, 0), (0, 1), (2, 0), (2, 1)], vec![(1, 0), (1, 1)]]);
+        assert_eq!(deal(1, 4, Some(2), true), [vec![(0, 0), (0, 2)], vec![(0, 1), (0, 3)]]);
+    }
 }

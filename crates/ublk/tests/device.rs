@@ -178,7 +178,7 @@ impl Target for Faulty {
     fn buffers(&self) -> Vec<BufferMode> {
         Vec::new()
     }
-    fn queue(&self, _device: &Arc<CharDevice>) -> Result<Box<dyn QueueTarget>, Error> {
+    fn queue(&self, _device: &Arc<CharDevice>, _tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
         Ok(Box::new(FaultyQueue))
     }
 }
@@ -244,7 +244,7 @@ impl Target for Silent {
     fn buffers(&self) -> Vec<BufferMode> {
         Vec::new()
     }
-    fn queue(&self, _device: &Arc<CharDevice>) -> Result<Box<dyn QueueTarget>, Error> {
+    fn queue(&self, _device: &Arc<CharDevice>, _tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
         Ok(Box::new(Silent(Arc::clone(&self.0))))
     }
 }

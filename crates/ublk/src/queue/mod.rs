@@ -1,8 +1,11 @@
-//! One hardware queue: fetch a request, hand it out, commit its result.
+//! The requests of one thread: fetch a request, hand it out, commit its result.
+//!
+//! A queue here is what one thread serves: one hardware queue, several of them, or some tags of each. Its tags are numbered from 0; they are
+//! the driver's own numbers where it serves one hardware queue ([`Slot`] has the rest).
 //!
 //! Thread: the one that opened it, for its whole life. The driver takes a COMMIT for a tag only from the task that fetched it, and the
 //! ring refuses other threads, so nothing here is `Send`. The ring is that of the thread's executor, in which other tasks may run too.
-//! Invariant: each of the `depth` tags has exactly one owner: nobody (not fetched, or aborted), the driver, or the server.
+//! Invariant: each tag has exactly one owner: nobody (not fetched, or aborted), the driver, or the server.
 //! Nothing in `turn`, `next_event`, `fetch`, `commit` allocates, locks or logs.
 
 mod descriptors;
@@ -20,25 +23,32 @@ use std::task::{Context, Poll};
 use ublk_executor::executor::RemoteHandle;
 use ublk_executor::external::External;
 use ublk_executor::{Completion, LocalExecutor, Wait, clock};
-use ublk_uapi::{RES_ABORT, RES_NEED_GET_DATA, RES_OK};
+use ublk_uapi::{IoFlags, RES_ABORT, RES_NEED_GET_DATA, RES_OK};
 
 use crate::device::CharDevice;
 use crate::{BufferMode, Error};
 use descriptors::Descriptors;
 pub use request::{Op, Request};
 pub use stats::{OpStats, QueueStats, Stats};
-use submit::Label;
 pub use submit::{BackingIo, BufferAddress};
+use submit::{Files, Label};
 
 /// Submission entries beyond which a larger ring gains nothing: a full one submits itself.
 const MAX_SUBMISSIONS: u32 = 4096;
+
+/// Most tags of one thread: what fits into a completion's label. (The table of fixed buffers has 16 384 places, so the zero-copy modes take
+/// fewer, and the kernel says so.)
+pub const MAX_SLOTS: usize = 1 << 16;
+
+/// More completions than these wait in the kernel's own memory.
+const MAX_COMPLETIONS: u32 = 32 << 10;
 
 /// What a turn brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A request waits on this tag; it is the server's until `commit`.
     Request(u16),
-    /// Direct mode: a write on this tag waits for the address of its data; answer with `need_data`.
+    /// Get-data mode: a write on this tag waits for the address of its data; answer with `need_data`.
     NeedData(u16),
     /// The tag ended: the device was stopped.
     Aborted(u16),
@@ -62,11 +72,25 @@ enum Owner {
     Server,
 }
 
+/// A tag as the driver numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// Hardware queue.
+    pub queue: u16,
+    /// Tag of that queue.
+    pub tag: u16,
+}
+
 #[derive(Clone, Copy)]
 struct TagState {
+    slot: Slot,
+    /// Index of the slot's hardware queue in `descriptors`.
+    area: u16,
     owner: Owner,
-    /// Direct mode: the address was given, the data is on its way.
+    /// Get-data mode: the address was given, the data is on its way.
     fetching_data: bool,
+    /// Its pages are a fixed buffer by our own doing.
+    is_registered: bool,
     request: Request,
     started_ticks: u64,
 }
@@ -75,11 +99,12 @@ struct TagState {
 pub struct Queue {
     external: External,
     executor: Rc<LocalExecutor>,
-    descriptors: Descriptors,
+    /// Of each hardware queue that has tags here.
+    descriptors: Vec<Descriptors>,
     device: Arc<CharDevice>,
     /// The mode of the device's buffers, looked at for each command.
-    is_zero_copy: bool,
-    id: u16,
+    buffers: BufferMode,
+    files: Files,
     tags: Vec<TagState>,
     with_driver: u32,
     with_server: u32,
@@ -92,37 +117,48 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Makes an executor on the calling thread, with a ring that has room for a queue. Opens the queue on it: maps its descriptors and
-    /// registers `/dev/ublkcN` (file 0) and `files` (from 1 on). With auto-zero-copy there is one fixed buffer per tag, of the tag's number.
+    /// Opens one whole hardware queue; else as [`Queue::open_slots`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(device: &Arc<CharDevice>, id: u16, files: &[BorrowedFd<'_>]) -> Result<Queue, Error> {
+        let slots: Vec<Slot> = (0..device.depth()).map(|tag| Slot { queue: id, tag }).collect();
+        Queue::open_slots(device, &slots, files)
+    }
+
+    /// Makes an executor on the calling thread, with a ring that has room for the slots. Opens the queue on it: maps the descriptors and
+    /// registers `/dev/ublkcN` (file 0) and `files` (from 1 on). In the zero-copy modes there is one fixed buffer per tag, of the tag's number.
     ///
     /// # Errors
     /// [`Error::IoUringDisabled`], [`Error::NoMemory`], [`Error::Kernel`].
-    pub fn open(device: &Arc<CharDevice>, id: u16, files: &[BorrowedFd<'_>]) -> Result<Queue, Error> {
-        let depth = device.depth();
+    ///
+    /// # Panics
+    /// With more than [`MAX_SLOTS`] slots.
+    pub fn open_slots(device: &Arc<CharDevice>, slots: &[Slot], files: &[BorrowedFd<'_>]) -> Result<Queue, Error> {
+        assert!(slots.len() <= MAX_SLOTS, "{} slots for one thread", slots.len());
+        let count = slots.len() as u32;
         let in_ring = |error| Error::from_ring(error, Some(device.id()));
         let executor = LocalExecutor::builder()
-            .ring_entries(u32::from(depth).next_power_of_two().clamp(16, MAX_SUBMISSIONS))
-            .completions(2 * u32::from(depth) + 16)
+            .ring_entries(count.next_power_of_two().clamp(16, MAX_SUBMISSIONS))
+            .completions((2 * count + 16).min(MAX_COMPLETIONS))
             .build()
             .map_err(|error| Error::from_executor(error, Some(device.id())))?;
-        let batch = 2 * usize::from(depth) + 16;
+        let batch = 2 * slots.len() + 16;
         let external = External::new(&executor, batch).map_err(in_ring)?;
-        let registered: Vec<_> = std::iter::once(device.as_fd()).chain(files.iter().copied()).collect();
-        external.register_files(&registered).map_err(in_ring)?;
-        let is_zero_copy = device.buffers() == BufferMode::AutoZeroCopy;
-        if is_zero_copy {
-            external.register_buffer_table(u32::from(depth)).map_err(in_ring)?;
+        let all_files: Vec<_> = std::iter::once(device.as_fd()).chain(files.iter().copied()).collect();
+        let files = Files::new(&external, &all_files, device.options().plain_files).map_err(in_ring)?;
+        if device.buffers().is_zero_copy() {
+            external.register_buffer_table(count).map_err(in_ring)?;
         }
-        let idle =
-            TagState { owner: Owner::Nobody, fetching_data: false, request: Request::default(), started_ticks: 0 };
+        let (descriptors, tags) = map_slots(device, slots)?;
         Ok(Queue {
             external,
             executor: Rc::new(executor),
-            descriptors: Descriptors::map(device, id)?,
+            descriptors,
             device: Arc::clone(device),
-            is_zero_copy,
-            id,
-            tags: vec![idle; usize::from(depth)],
+            buffers: device.buffers(),
+            files,
+            tags,
             with_driver: 0,
             with_server: 0,
             backing: 0,
@@ -132,6 +168,11 @@ impl Queue {
             commit_ticks: 0,
             stats: Arc::default(),
         })
+    }
+
+    /// How many tags there are.
+    pub fn tags(&self) -> u32 {
+        self.tags.len() as u32
     }
 
     /// Handle that ends a turn from any thread.
@@ -209,10 +250,33 @@ impl Queue {
             self.commit_ticks = clock::ticks();
         }
         self.stats.record(state.request.op, result, self.commit_ticks.wrapping_sub(state.started_ticks));
+        if std::mem::take(&mut state.is_registered) {
+            self.push_unregister(tag)?;
+        }
         self.push_commit(tag, result, buffer)
     }
 
-    /// Direct mode: answers [`Event::NeedData`] with the place where the write's data shall go; an [`Event::Request`] follows when it is there.
+    /// Makes the pages of the tag's request a fixed buffer of the tag's number, if the driver has not done so. A failure shows in the
+    /// operations that use it.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the ring is broken.
+    #[inline]
+    pub(crate) fn register_pages(&mut self, tag: u16) -> Result<(), Error> {
+        let state = &mut self.tags[usize::from(tag)];
+        let is_ours = match self.buffers {
+            BufferMode::ZeroCopy => true,
+            BufferMode::AutoZeroCopy => state.request.flags.contains(IoFlags::NEED_REG_BUF),
+            _ => false,
+        };
+        if is_ours && state.request.has_data() {
+            state.is_registered = true;
+            self.push_register(tag)?;
+        }
+        Ok(())
+    }
+
+    /// Get-data mode: answers [`Event::NeedData`] with the place where the write's data shall go; an [`Event::Request`] follows when it is there.
     ///
     /// # Errors
     /// [`Error::Kernel`] when the ring is broken.
@@ -270,19 +334,23 @@ impl Queue {
     /// Next thing that the last turn brought; None when all was taken.
     #[inline]
     pub fn next_event(&mut self) -> Option<Event> {
-        let Some(&completion) = self.batch.get(self.next_in_batch) else {
-            // An owner with an event loop of its own goes to sleep without another turn.
-            self.stats.publish_in_flight(self.with_server);
-            return None;
-        };
-        self.next_in_batch += 1;
-        let data = Label(completion.data());
-        Some(if data.is_backing() {
-            self.backing -= 1;
-            Event::Backing { tag: data.tag(), part: data.part(), result: completion.result }
-        } else {
-            self.command_completed(data.tag(), completion.result)
-        })
+        loop {
+            let Some(&completion) = self.batch.get(self.next_in_batch) else {
+                // An owner with an event loop of its own goes to sleep without another turn.
+                self.stats.publish_in_flight(self.with_server);
+                return None;
+            };
+            self.next_in_batch += 1;
+            let label = Label(completion.data());
+            if label.is_backing() {
+                self.backing -= 1;
+                return Some(Event::Backing { tag: label.tag(), part: label.part(), result: completion.result });
+            }
+            if !label.is_registration() {
+                return Some(self.command_completed(label.tag(), completion.result));
+            }
+            // The registration of pages failed: so does what was to use them.
+        }
     }
 
     /// True while no buffer of this queue holds a request's data, and none gets any before the next turn: no request is with the server, or
@@ -325,7 +393,7 @@ impl Queue {
                     state.started_ticks = self.batch_ticks;
                 }
                 state.owner = Owner::Server;
-                state.request = self.descriptors.read(tag);
+                state.request = self.descriptors[usize::from(state.area)].read(state.slot.tag);
                 self.with_server += 1;
                 if result == RES_OK { Event::Request(tag) } else { Event::NeedData(tag) }
             }
@@ -339,6 +407,24 @@ impl Queue {
             }
         }
     }
+}
+
+/// Maps the descriptors of each hardware queue among the slots.
+fn map_slots(device: &CharDevice, slots: &[Slot]) -> Result<(Vec<Descriptors>, Vec<TagState>), Error> {
+    let mut queues: Vec<u16> = slots.iter().map(|slot| slot.queue).collect();
+    queues.sort_unstable();
+    queues.dedup();
+    let descriptors = queues.iter().map(|&queue| Descriptors::map(device, queue)).collect::<Result<_, _>>()?;
+    let tags = slots.iter().map(|&slot| TagState {
+        slot,
+        area: queues.partition_point(|&queue| queue < slot.queue) as u16,
+        owner: Owner::Nobody,
+        fetching_data: false,
+        is_registered: false,
+        request: Request::default(),
+        started_ticks: 0,
+    });
+    Ok((descriptors, tags.collect()))
 }
 
 impl Drop for Queue {

@@ -1,4 +1,7 @@
-//! Serves one queue for a native target: hands requests out, passes backing completions on, commits results.
+//! Serves the requests of one thread for a native target: hands requests out, passes backing completions on, commits results.
+//!
+//! A target finds the data of a request in the tag's buffer, or in a fixed buffer of the ring that its operations use without knowing; what
+//! the mode of the device needs for that (registration, copies) is done here.
 //!
 //! Thread: the queue's owner. Invariant: a tag is committed only when none of its backing operations is open, since they use its buffer.
 //! A panic in the target is caught here: from then on every request is answered EIO until the device is stopped.
@@ -9,7 +12,7 @@ use std::sync::Arc;
 
 use ublk_executor::{Mapping, Wait};
 
-use super::{BackingIo, BufferAddress, Event, Queue};
+use super::{BackingIo, BufferAddress, Event, Op, Queue, Slot};
 use crate::device::CharDevice;
 use crate::target::{Progress, QueueTarget, Target};
 use crate::{BufferMode, Error};
@@ -34,21 +37,21 @@ impl Io<'_> {
         }
     }
 
-    /// Copy mode: overwrites the first `length` bytes of the tag's buffer with zeroes.
+    /// Overwrites the first `length` bytes of the tag's buffer with zeroes.
     pub fn zero_buffer(&mut self, length: usize) {
         if let Some((buffers, offset)) = self.tag_buffer() {
             buffers.overwrite_with_zeroes(offset, length);
         }
     }
 
-    /// Copy mode: fills the tag's buffer from a store.
+    /// Fills the tag's buffer from a store.
     pub fn copy_from_store(&mut self, store: &Mapping, store_offset: usize, length: usize) {
         if let Some((buffers, offset)) = self.tag_buffer() {
             buffers.copy_from(offset, store, store_offset, length);
         }
     }
 
-    /// Copy mode: stores the tag's buffer.
+    /// Stores the tag's buffer.
     pub fn copy_to_store(&mut self, store: &Mapping, store_offset: usize, length: usize) {
         if let Some((buffers, offset)) = self.tag_buffer() {
             store.copy_from(store_offset, buffers, offset, length);
@@ -63,7 +66,7 @@ impl Io<'_> {
 
 #[derive(Clone, Copy)]
 struct TagState {
-    /// The tag's own buffer in copy mode, else none.
+    /// The tag's own buffer, none in the zero-copy modes.
     buffer: BufferAddress,
     /// Backing operations under way.
     backing: u16,
@@ -80,17 +83,17 @@ pub(crate) struct NativeQueue {
 }
 
 impl NativeQueue {
-    pub(crate) fn open(device: &Arc<CharDevice>, id: u16, target: &dyn Target) -> Result<NativeQueue, Error> {
-        let queue = Queue::open(device, id, &target.files())?;
-        let depth = usize::from(device.depth());
-        let buffers = (device.buffers() == BufferMode::Copy)
-            .then(|| Mapping::new(depth * device.max_io_bytes() as usize))
+    pub(crate) fn open(device: &Arc<CharDevice>, slots: &[Slot], target: &dyn Target) -> Result<NativeQueue, Error> {
+        let queue = Queue::open_slots(device, slots, &target.files())?;
+        let buffers = (!device.buffers().is_zero_copy())
+            .then(|| Mapping::new(slots.len() * device.max_io_bytes() as usize))
             .transpose()
-            .map_err(|_| Error::NoMemory { what: format!("{depth} tag buffers"), id: Some(device.id()) })?;
-        let tags = (0..depth).map(|tag| TagState { buffer: tag_buffer(device, buffers.as_ref(), tag), backing: 0 });
+            .map_err(|_| Error::NoMemory { what: format!("{} tag buffers", slots.len()), id: Some(device.id()) })?;
+        let tags =
+            (0..slots.len()).map(|tag| TagState { buffer: tag_buffer(device, buffers.as_ref(), tag), backing: 0 });
         Ok(NativeQueue {
             tags: tags.collect(),
-            target: target.queue(device)?,
+            target: target.queue(device, queue.tags())?,
             queue,
             buffers,
             broken: None,
@@ -104,8 +107,11 @@ impl NativeQueue {
 
     /// Fetches every tag; START_DEV may be sent from now on.
     pub(crate) fn fetch_all(&mut self) -> Result<(), Error> {
-        for tag in 0..self.queue.device().depth() {
-            self.queue.fetch(tag, self.tags[usize::from(tag)].buffer)?;
+        // Only where the driver copies by itself does it take an address.
+        let takes_address = matches!(self.queue.device().buffers(), BufferMode::Copy | BufferMode::GetData);
+        for tag in self.all_tags() {
+            let buffer = if takes_address { self.tags[usize::from(tag)].buffer } else { BufferAddress::NONE };
+            self.queue.fetch(tag, buffer)?;
         }
         self.queue.turn(Wait::No)?;
         self.drain();
@@ -120,7 +126,7 @@ impl NativeQueue {
                     self.is_failing = true;
                     report(format!("the target panicked: {}", panic_text(panic.as_ref())));
                 }
-                // In direct mode it asks the target for addresses.
+                // In get-data mode it asks the target for addresses.
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.fail_open_requests())) {
                     return Err(panicked(self.queue.device(), panic.as_ref()));
                 }
@@ -139,10 +145,10 @@ impl NativeQueue {
     fn drain(&mut self) {
         while let Some(event) = self.queue.next_event() {
             match event {
-                Event::Request(tag) if self.is_failing => self.commit(tag, -libc::EIO, BufferAddress::NONE),
+                Event::Request(tag) if self.is_failing => self.fail(tag),
                 Event::Request(tag) => self.start(tag),
                 Event::NeedData(tag) => {
-                    let place = self.target.place(self.queue.request(tag));
+                    let place = self.place(tag);
                     let asked = self.queue.need_data(tag, place);
                     self.note(asked);
                 }
@@ -155,6 +161,18 @@ impl NativeQueue {
 
     #[inline]
     fn start(&mut self, tag: u16) {
+        match self.queue.device().buffers() {
+            BufferMode::Copy | BufferMode::GetData => {}
+            BufferMode::ZeroCopy | BufferMode::AutoZeroCopy => {
+                let registered = self.queue.register_pages(tag);
+                self.note(registered);
+            }
+            BufferMode::UserCopy => {
+                if let Err(errno) = self.copy_in(tag) {
+                    return self.commit(tag, -errno, BufferAddress::NONE);
+                }
+            }
+        }
         let (target, request, mut io) = self.parts(tag);
         let progress = target.start(tag, &request, &mut io);
         self.settle(tag, progress);
@@ -166,7 +184,7 @@ impl NativeQueue {
         state.backing -= 1;
         if self.is_failing {
             if state.backing == 0 {
-                self.commit(tag, -libc::EIO, BufferAddress::NONE);
+                self.fail(tag);
             }
             return;
         }
@@ -204,27 +222,69 @@ impl NativeQueue {
     }
 
     #[inline]
-    fn commit(&mut self, tag: u16, result: i32, buffer: BufferAddress) {
+    fn commit(&mut self, tag: u16, mut result: i32, mut buffer: BufferAddress) {
         assert!(self.tags[usize::from(tag)].backing == 0, "tag {tag} is answered with I/O open");
-        let buffer = if self.is_failing { self.buffer_or_any(tag) } else { buffer };
+        match self.queue.device().buffers() {
+            BufferMode::Copy | BufferMode::ZeroCopy | BufferMode::AutoZeroCopy => {}
+            // The driver insists on an address for a read, also for one that failed; nothing is copied to or from it then.
+            BufferMode::GetData if buffer == BufferAddress::NONE => buffer = self.place(tag),
+            BufferMode::GetData => {}
+            BufferMode::UserCopy => {
+                result = self.copy_out(tag, result, buffer);
+                buffer = BufferAddress::NONE;
+            }
+        }
         let committed = self.queue.commit(tag, result, buffer);
         self.note(committed);
     }
 
-    /// In direct mode the driver insists on an address for a read, also for one that failed; nothing is copied to or from it then.
-    fn buffer_or_any(&mut self, tag: u16) -> BufferAddress {
-        if self.queue.device().buffers() == BufferMode::Direct {
-            return self.target.place(self.queue.request(tag));
+    /// User-copy mode: takes a write's data.
+    #[inline]
+    fn copy_in(&mut self, tag: u16) -> Result<(), i32> {
+        let request = *self.queue.request(tag);
+        if request.op != Op::Write {
+            return Ok(());
         }
-        self.tags[usize::from(tag)].buffer
+        let place = self.place(tag);
+        self.queue.copy_data(tag, place, request.len_bytes as usize, false)
+    }
+
+    /// User-copy mode: gives a read its data. The result to commit.
+    #[inline]
+    fn copy_out(&self, tag: u16, result: i32, place: BufferAddress) -> i32 {
+        if self.queue.request(tag).op != Op::Read || result <= 0 {
+            return result;
+        }
+        match self.queue.copy_data(tag, place, result as usize, true) {
+            Ok(()) => result,
+            Err(errno) => -errno,
+        }
+    }
+
+    /// Where a request's data is, or shall go: in the target's store, or in the tag's buffer.
+    #[inline]
+    fn place(&mut self, tag: u16) -> BufferAddress {
+        match self.target.place(self.queue.request(tag)) {
+            BufferAddress::NONE => self.tags[usize::from(tag)].buffer,
+            place => place,
+        }
+    }
+
+    fn all_tags(&self) -> impl Iterator<Item = u16> + use<> {
+        (0..self.tags.len()).map(|tag| tag as u16) // 65 536 at most, so numbered to 65 535
     }
 
     fn fail_open_requests(&mut self) {
-        for tag in 0..self.queue.device().depth() {
+        for tag in self.all_tags() {
             if self.queue.is_open(tag) && self.tags[usize::from(tag)].backing == 0 {
-                self.commit(tag, -libc::EIO, BufferAddress::NONE);
+                self.fail(tag);
             }
         }
+    }
+
+    #[inline]
+    fn fail(&mut self, tag: u16) {
+        self.commit(tag, -libc::EIO, self.tags[usize::from(tag)].buffer);
     }
 
     /// FETCH, COMMIT or NEED_GET_DATA failed: our own bug, or a device that the driver cannot serve. Never go on to START_DEV then.

@@ -85,6 +85,12 @@ impl Request {
         self.start_sector * SECTOR_BYTES
     }
 
+    /// Bytes move between its pages and the server.
+    #[inline]
+    pub fn has_data(&self) -> bool {
+        matches!(self.op, Op::Read | Op::Write)
+    }
+
     /// This write is durable when it completes.
     #[inline]
     pub fn is_fua(&self) -> bool {

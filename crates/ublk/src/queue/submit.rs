@@ -1,13 +1,50 @@
 //! Builds and pushes every command of a queue's ring: the one place where addresses go to the kernel.
 
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
 use io_uring::{opcode, squeue::Entry, types};
-use ublk_uapi::{AutoBufReg, AutoBufRegFlags, IoCmd, IoCmdOp};
+use ublk_executor::RingError;
+use ublk_executor::external::External;
+use ublk_uapi::{AutoBufReg, AutoBufRegFlags, IoBufPosition, IoCmd, IoCmdOp};
 
-use super::Queue;
-use crate::Error;
+use super::{Queue, Slot};
+use crate::device::ZeroCopyFallback;
+use crate::{BufferMode, Error};
 
-/// `/dev/ublkcN` in the table of registered files.
-const CHAR_DEVICE: types::Fixed = types::Fixed(0);
+/// `/dev/ublkcN` among the files.
+const CHAR_DEVICE: u16 = 0;
+
+/// The files of a queue as its operations name them: indexes into the ring's table, or descriptors.
+pub(super) enum Files {
+    Registered,
+    Plain(Vec<RawFd>),
+}
+
+impl Files {
+    pub(super) fn new(external: &External, files: &[BorrowedFd<'_>], plain: bool) -> Result<Files, RingError> {
+        if plain {
+            return Ok(Files::Plain(files.iter().map(AsRawFd::as_raw_fd).collect()));
+        }
+        external.register_files(files)?;
+        Ok(Files::Registered)
+    }
+}
+
+/// An entry on a file of the queue, however that is named: `$file` is bound to a `Fixed` or an `Fd`.
+macro_rules! on_file {
+    ($files:expr, $index:expr, |$file:ident| $entry:expr) => {
+        match &$files {
+            Files::Registered => {
+                let $file = types::Fixed(u32::from($index));
+                $entry
+            }
+            Files::Plain(descriptors) => {
+                let $file = types::Fd(descriptors[usize::from($index)]);
+                $entry
+            }
+        }
+    };
+}
 
 /// An address that the kernel may read and write, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,15 +67,20 @@ impl BufferAddress {
     }
 }
 
-/// What a completion is of: tag in bits 0–15, part in 16–30, and bit 31 for a backing operation.
+/// What a completion is of: tag in bits 0–15; bit 31 for a backing operation, with its part in 16–30; else bit 16 for the registration of
+/// a request's pages.
 #[derive(Clone, Copy)]
 pub(super) struct Label(pub(super) u32);
 
 const BACKING: u32 = 1 << 31;
+const REGISTRATION: u32 = 1 << 16;
 
 impl Label {
     fn command(tag: u16) -> Label {
         Label(u32::from(tag))
+    }
+    fn registration(tag: u16) -> Label {
+        Label(u32::from(tag) | REGISTRATION)
     }
     fn backing(tag: u16, part: u16) -> Label {
         debug_assert!(part < 1 << 15, "part {part} has more than 15 bits");
@@ -55,6 +97,11 @@ impl Label {
     #[inline]
     pub(super) fn is_backing(self) -> bool {
         self.0 & BACKING != 0
+    }
+    /// Of one that is no backing operation.
+    #[inline]
+    pub(super) fn is_registration(self) -> bool {
+        self.0 & REGISTRATION != 0
     }
 }
 
@@ -121,12 +168,73 @@ impl Queue {
 
     #[inline]
     fn push_command(&mut self, op: IoCmdOp, tag: u16, result: i32, buffer: BufferAddress) -> Result<(), Error> {
-        let command = IoCmd { q_id: self.id, tag, result, addr: buffer.0 };
         // With AUTO_BUF_REG the SQE's own address names the slot in the ring's buffer table: the tag.
-        let auto_buffer = self.is_zero_copy.then(|| AutoBufReg::new(tag, AutoBufRegFlags::empty()).to_sqe_addr());
-        let entry =
-            opcode::UringCmd16::new(CHAR_DEVICE, op.ioctl_code()).cmd(command.to_sqe_bytes()).addr(auto_buffer).build();
+        let auto_buffer = (self.buffers == BufferMode::AutoZeroCopy).then(|| self.auto_buffer(tag));
+        let entry = self.command(op, tag, result, buffer.0, auto_buffer);
         self.push(entry, Label::command(tag))
+    }
+
+    #[inline]
+    fn auto_buffer(&self, tag: u16) -> u64 {
+        let (index, flags) = match self.device.options().fallback {
+            ZeroCopyFallback::Off => (tag, AutoBufRegFlags::empty()),
+            ZeroCopyFallback::On => (tag, AutoBufRegFlags::FALLBACK),
+            ZeroCopyFallback::Always => (u16::MAX, AutoBufRegFlags::FALLBACK), // no ring has a buffer of this number
+        };
+        AutoBufReg::new(index, flags).to_sqe_addr()
+    }
+
+    #[inline(always)]
+    fn command(&self, op: IoCmdOp, tag: u16, result: i32, addr: u64, auto_buffer: Option<u64>) -> Entry {
+        let slot = self.tags[usize::from(tag)].slot;
+        let command = IoCmd { q_id: slot.queue, tag: slot.tag, result, addr };
+        on_file!(self.files, CHAR_DEVICE, |file| {
+            opcode::UringCmd16::new(file, op.ioctl_code()).cmd(command.to_sqe_bytes()).addr(auto_buffer).build()
+        })
+    }
+
+    /// The tag's pages become its fixed buffer: at the moment of submission, so that what is pushed next may use it.
+    #[inline]
+    pub(super) fn push_register(&mut self, tag: u16) -> Result<(), Error> {
+        self.push_registration(IoCmdOp::RegisterIoBuf, tag)
+    }
+
+    #[inline]
+    pub(super) fn push_unregister(&mut self, tag: u16) -> Result<(), Error> {
+        self.push_registration(IoCmdOp::UnregisterIoBuf, tag)
+    }
+
+    #[inline]
+    fn push_registration(&mut self, op: IoCmdOp, tag: u16) -> Result<(), Error> {
+        let entry = self.command(op, tag, 0, u64::from(tag), None);
+        // SAFETY: the command points to no memory.
+        let pushed = unsafe { self.external.push_silent(entry, Label::registration(tag).0) };
+        pushed.map_err(|error| Error::from_ring(error, Some(self.device.id())))
+    }
+
+    /// User-copy mode: brings the data of a tag's write to `place`, or that of its read from there, by a system call of its own: the driver
+    /// copies at once.
+    ///
+    /// # Errors
+    /// errno, EIO if the request has fewer bytes.
+    pub(super) fn copy_data(&self, tag: u16, place: BufferAddress, length: usize, to_request: bool) -> Result<(), i32> {
+        let Slot { queue, tag } = self.tags[usize::from(tag)].slot;
+        let position = IoBufPosition { queue_id: queue, tag, offset_bytes: 0, integrity: false };
+        let offset = position.pack().map_err(|_| libc::EINVAL)? as libc::off_t;
+        let fd = self.device.as_fd().as_raw_fd();
+        // SAFETY: `place` is valid for the largest request, by the promise of whoever made it, and no reference to it exists.
+        let copied = unsafe {
+            if to_request {
+                libc::pwrite(fd, place.0 as *const libc::c_void, length, offset)
+            } else {
+                libc::pread(fd, place.0 as *mut libc::c_void, length, offset)
+            }
+        };
+        match copied {
+            ..0 => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
+            bytes if bytes as usize == length => Ok(()),
+            _ => Err(libc::EIO),
+        }
     }
 
     /// Starts one operation on registered file `file` (1 is the first of the target's). `buffer` is the tag's buffer in copy mode.
@@ -141,13 +249,12 @@ impl Queue {
         buffer: BufferAddress,
         io: BackingIo,
     ) -> Result<(), Error> {
-        let file = types::Fixed(u32::from(file));
-        let has_fixed_buffers = self.is_zero_copy;
+        let has_fixed_buffers = self.buffers.is_zero_copy();
         // In zero-copy mode an address is an offset into the registered pages.
         let place = |data_offset: u32| {
             if has_fixed_buffers { u64::from(data_offset) } else { buffer.0 + u64::from(data_offset) }
         };
-        let entry = match io {
+        let entry = on_file!(self.files, file, |file| match io {
             BackingIo::Read { offset, data_offset, length } if has_fixed_buffers => {
                 opcode::ReadFixed::new(file, place(data_offset) as *mut u8, length, tag).offset(offset).build()
             }
@@ -173,7 +280,7 @@ impl Queue {
             BackingIo::Allocate { mode, offset, length } => {
                 opcode::Fallocate::new(file, length).offset(offset).mode(mode).build()
             }
-        };
+        });
         self.push(entry, Label::backing(tag, part))?;
         self.backing += 1; // what was refused never completes
         Ok(())

@@ -113,11 +113,11 @@ impl Target for FileTarget {
         vec![self.file.as_fd()]
     }
 
-    fn queue(&self, device: &Arc<CharDevice>) -> Result<Box<dyn QueueTarget>, Error> {
+    fn queue(&self, device: &Arc<CharDevice>, tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
         let zeroes = Mapping::new(ZEROES_BYTES as usize)
             .map_err(|_| Error::NoMemory { what: "a buffer of zeroes".into(), id: Some(device.id()) })?;
         let idle = Transfer { step: Step::Data, done: 0 };
-        Ok(Box::new(FileQueue { transfers: vec![idle; usize::from(device.depth())], zeroes }))
+        Ok(Box::new(FileQueue { transfers: vec![idle; tags as usize], zeroes }))
     }
 }
 

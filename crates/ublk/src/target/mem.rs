@@ -1,6 +1,6 @@
 //! `mem`: a device in memory. A page is taken at its first write and given back by a discard.
 //!
-//! Direct mode: the driver copies straight between a request's pages and the store; this thread never touches the data. The
+//! In get-data mode the driver copies straight between a request's pages and the store; this thread never touches the data. The
 //! zero-copy form keeps the store in a memfd and lets the kernel move whole pages, which is faster from about 64 KiB per request on and
 //! slower below (docs/performance.md), so it is a choice and not the default.
 
@@ -62,18 +62,19 @@ impl Target for Mem {
     }
 
     fn buffers(&self) -> Vec<BufferMode> {
-        vec![BufferMode::Direct]
+        vec![BufferMode::GetData]
     }
 
-    fn queue(&self, device: &Arc<CharDevice>) -> Result<Box<dyn QueueTarget>, Error> {
-        let is_direct = device.buffers() == BufferMode::Direct;
-        Ok(Box::new(MemQueue { store: Arc::clone(&self.store), is_direct }))
+    fn queue(&self, device: &Arc<CharDevice>, _tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
+        let has_places = matches!(device.buffers(), BufferMode::GetData | BufferMode::UserCopy);
+        Ok(Box::new(MemQueue { store: Arc::clone(&self.store), has_places }))
     }
 }
 
 struct MemQueue {
     store: Arc<Mapping>,
-    is_direct: bool,
+    /// Data moves between requests and the store without our doing.
+    has_places: bool,
 }
 
 impl QueueTarget for MemQueue {
@@ -81,8 +82,8 @@ impl QueueTarget for MemQueue {
     fn start(&mut self, _tag: u16, request: &Request, io: &mut Io<'_>) -> Progress {
         let (offset, length) = (request.offset_bytes() as usize, request.len_bytes as usize);
         match request.op {
-            Op::Read if self.is_direct => Progress::DoneAt(length as i32, self.place(request)),
-            Op::Write if self.is_direct => Progress::DoneAt(length as i32, BufferAddress::NONE),
+            Op::Read if self.has_places => Progress::DoneAt(length as i32, self.place(request)),
+            Op::Write if self.has_places => Progress::DoneAt(length as i32, BufferAddress::NONE),
             Op::Read => {
                 io.copy_from_store(&self.store, offset, length);
                 Progress::Done(length as i32)
@@ -107,6 +108,9 @@ impl QueueTarget for MemQueue {
     #[inline]
     #[allow(unsafe_code)]
     fn place(&mut self, request: &Request) -> BufferAddress {
+        if !self.has_places {
+            return BufferAddress::NONE;
+        }
         let address = self.store.address(request.offset_bytes() as usize, request.len_bytes as usize);
         // SAFETY: `address` checked the range. The store outlives the queue: `NativeQueue` drops its target, which holds the store, after it.
         unsafe { BufferAddress::new(address) }

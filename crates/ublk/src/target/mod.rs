@@ -65,7 +65,7 @@ pub enum Progress {
     Pending,
     /// Answer: bytes done, or -errno. Data of a read is in the tag's buffer.
     Done(i32),
-    /// Direct mode: answer, with the place where a read's data is.
+    /// Get-data and user-copy mode: answer, with the place where a read's data is.
     DoneAt(i32, BufferAddress),
 }
 
@@ -81,16 +81,16 @@ pub trait Target: Send + Sync {
     fn files(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
-    /// Makes the part that serves one queue; called on the queue's thread.
+    /// Makes the part that serves the requests of one thread, on tags numbered from 0 to `tags`; called on that thread.
     ///
     /// # Errors
     /// [`Error::NoMemory`], or whatever the target needs and does not get.
-    fn queue(&self, device: &Arc<CharDevice>) -> Result<Box<dyn QueueTarget>, Error>;
+    fn queue(&self, device: &Arc<CharDevice>, tags: u32) -> Result<Box<dyn QueueTarget>, Error>;
 }
 
-/// Answers one queue's requests, on its thread.
+/// Answers one thread's requests, on it.
 pub trait QueueTarget {
-    /// A new request. In direct mode a write's data is at its place already.
+    /// A new request. A write's data is at its place, or in the tag's buffer, already.
     fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress;
 
     /// One operation of the request ended: bytes or -errno.
@@ -99,7 +99,8 @@ pub trait QueueTarget {
         Progress::Done(result)
     }
 
-    /// Direct mode: where the data of this read or write is.
+    /// Where in the target's own memory the data of this read or write is; none if it is not there. The driver copies to and from it then,
+    /// in get-data and user-copy mode.
     fn place(&mut self, request: &Request) -> BufferAddress {
         let _ = request;
         BufferAddress::NONE

@@ -30,8 +30,8 @@ impl Target for Null {
         Vec::new()
     }
 
-    fn queue(&self, device: &Arc<CharDevice>) -> Result<Box<dyn QueueTarget>, Error> {
-        Ok(Box::new(NullQueue { dirty_bytes: vec![0; usize::from(device.depth())] }))
+    fn queue(&self, _device: &Arc<CharDevice>, tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
+        Ok(Box::new(NullQueue { dirty_bytes: vec![0; tags as usize] }))
     }
 }
 

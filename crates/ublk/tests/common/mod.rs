@@ -3,8 +3,11 @@
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use ublk::serve::ServeEvent;
 use ublk::{Control, Device, DeviceSpec, Served, Target, spawn_target};
@@ -23,6 +26,23 @@ pub fn page(fill: u8) -> Box<Page> {
 /// A spec that takes everything from the target.
 pub fn spec_for(target: &dyn Target) -> DeviceSpec {
     DeviceSpec { depth: 64, ..DeviceSpec::for_target(target) }
+}
+
+/// Runs a program with text on its standard input; it must succeed.
+pub fn run_with_input(command: &[&str], input: &str) {
+    let mut child = Command::new(command[0]).args(&command[1..]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{command:?}");
+}
+
+/// Whether it is so within two seconds, and still is half a second later.
+pub fn eventually(is_so: impl Fn() -> bool) -> bool {
+    let until = Instant::now() + Duration::from_secs(2);
+    while !is_so() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    is_so()
 }
 
 /// A live device with its queue threads and what they reported.

@@ -1,0 +1,202 @@
+//! Every way from a request to a target and back, with data checked at the far end. Needs a kernel with ublk and root.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use common::{Live, MIB, spec_for};
+use ublk::target::{FileOptions, file, mem, mem_zero_copy, null};
+use ublk::uapi::{FEATURES, Features};
+use ublk::{BufferMode, Control, DataPath, Device, DeviceSpec, Error, QueueOptions, Target, Threads, ZeroCopyFallback};
+
+const SIZE: u64 = 16 * MIB;
+const DEPTH: u16 = 8;
+
+/// A request's bytes at an address that O_DIRECT takes.
+#[repr(align(4096))]
+struct Buffer([u8; 256 << 10]);
+
+fn kernel_has(flags: Features) -> bool {
+    Control::open().unwrap().features().unwrap().contains(flags)
+}
+
+fn needs(mode: BufferMode) -> Features {
+    match mode {
+        BufferMode::Copy => Features::empty(),
+        BufferMode::GetData => Features::NEED_GET_DATA,
+        BufferMode::UserCopy => Features::USER_COPY,
+        // Its bit is older than the feature: before 6.15 it is never granted.
+        BufferMode::ZeroCopy => Features::SUPPORT_ZERO_COPY,
+        BufferMode::AutoZeroCopy => Features::AUTO_BUF_REG,
+    }
+}
+
+/// A target for the mode: memory, and a file that is taken away with the test's directory.
+fn targets(mode: BufferMode, name: &str) -> Vec<Arc<dyn Target>> {
+    let path = std::env::temp_dir().join(format!("ublk-paths-{name}-{}.img", mode.name()));
+    let options = FileOptions { size_bytes: Some(SIZE), create: true, ..FileOptions::default() };
+    let image = file(&path, &options).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let memory = match mode {
+        BufferMode::ZeroCopy | BufferMode::AutoZeroCopy => mem_zero_copy(SIZE),
+        _ => mem(SIZE),
+    };
+    vec![memory.unwrap(), image]
+}
+
+/// What the sectors from `offset` on hold in a round: no two places and no two rounds look alike.
+fn fill(sectors: &mut [u8], offset: u64, round: u8) {
+    for (index, sector) in (0..).zip(sectors.chunks_exact_mut(512)) {
+        let number = offset / 512 + index;
+        sector.fill((number * 31) as u8 ^ round.wrapping_mul(0x5b));
+        sector[..8].copy_from_slice(&(number << 8 | u64::from(round)).to_le_bytes());
+    }
+}
+
+/// Requests of all sizes in one quarter of the device, by place.
+fn requests(quarter: u64) -> impl Iterator<Item = (u64, usize)> {
+    let sizes = [512, 4096, 65536 + 512, 256 << 10];
+    let (start, room) = (quarter * SIZE / 4, SIZE / 4 - (256 << 10));
+    (0..24).scan(0, move |at, index| {
+        let length = sizes[index % sizes.len()];
+        let offset = start + *at % room / 512 * 512;
+        *at += length as u64;
+        Some((offset, length))
+    })
+}
+
+/// Writes and reads from four threads, each on its own quarter, twice.
+fn check(live: &Live, what: &str) {
+    std::thread::scope(|scope| {
+        for quarter in 0..4 {
+            let device = live.open();
+            scope.spawn(move || {
+                let mut data = Box::new(Buffer([0; 256 << 10]));
+                let mut expected = vec![0; 256 << 10];
+                for round in 0..2 {
+                    for (offset, length) in requests(quarter) {
+                        fill(&mut data.0[..length], offset, round);
+                        device.write_all_at(&data.0[..length], offset).unwrap();
+                    }
+                    for (offset, length) in requests(quarter) {
+                        data.0.fill(0xee);
+                        device.read_exact_at(&mut data.0[..length], offset).unwrap();
+                        fill(&mut expected[..length], offset, round);
+                        assert!(data.0[..length] == expected[..length], "{what}: a read of {length} at {offset}");
+                    }
+                }
+            });
+        }
+    });
+    assert!(live.events.lock().unwrap().is_empty(), "{what}: {:?}", live.events.lock().unwrap());
+}
+
+fn check_path(name: &str, mode: BufferMode, spec: impl Fn(DeviceSpec) -> DeviceSpec) {
+    for target in targets(mode, name) {
+        let what = format!("{name}, {} over {}", mode.name(), target.kind());
+        let wanted = DeviceSpec { depth: DEPTH, data_path: DataPath::Only(mode), ..spec_for(target.as_ref()) };
+        let live = Live::with(target, spec(wanted));
+        assert_eq!(live.device.buffers(), mode, "{what}");
+        check(&live, &what);
+    }
+}
+
+fn modes_here() -> Vec<BufferMode> {
+    let has_zero_copy = kernel_has(Features::AUTO_BUF_REG);
+    let is_here = |mode: &BufferMode| kernel_has(needs(*mode)) && (*mode != BufferMode::ZeroCopy || has_zero_copy);
+    BufferMode::ALL.into_iter().filter(is_here).collect()
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn every_buffer_mode_of_this_kernel_moves_the_data() {
+    assert!(modes_here().len() >= 3, "{:?}", modes_here());
+    for mode in modes_here() {
+        check_path("a queue", mode, |spec| spec);
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn one_thread_serves_two_queues() {
+    for mode in modes_here() {
+        let threads = Threads { count: Some(1), per_io: false };
+        check_path("one thread", mode, |spec| DeviceSpec { queues: 2, threads, ..spec });
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn threads_share_the_tags_of_all_queues() {
+    if !kernel_has(Features::PER_IO_DAEMON) {
+        return refused(|spec| DeviceSpec { threads: Threads { count: Some(3), per_io: true }, ..spec }, "6.16");
+    }
+    for mode in modes_here() {
+        let threads = Threads { count: Some(3), per_io: true };
+        check_path("per io", mode, |spec| DeviceSpec { queues: 2, threads, ..spec });
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn files_need_not_be_registered() {
+    for mode in modes_here() {
+        let queue_options = QueueOptions { plain_files: true, ..QueueOptions::default() };
+        check_path("plain files", mode, |spec| DeviceSpec { queue_options, ..spec });
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn pages_that_the_driver_cannot_register_are_registered_by_the_server() {
+    if !kernel_has(Features::AUTO_BUF_REG) {
+        return;
+    }
+    for fallback in [ZeroCopyFallback::On, ZeroCopyFallback::Always] {
+        let queue_options = QueueOptions { fallback, ..QueueOptions::default() };
+        check_path("fallback", BufferMode::AutoZeroCopy, |spec| DeviceSpec { queue_options, ..spec });
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn partitions_are_not_looked_for_when_told_so() {
+    let unscanned = |spec| DeviceSpec { partition_scan: false, ..spec };
+    if !kernel_has(Features::NO_AUTO_PART_SCAN) {
+        return refused(unscanned, "7.0");
+    }
+    for (scans, expected) in [(true, 1), (false, 0)] {
+        let target = mem(SIZE).unwrap();
+        let live = Live::with(Arc::clone(&target), DeviceSpec { partition_scan: scans, ..spec_for(target.as_ref()) });
+        let table = "label: dos\nstart=2048, size=4096\n";
+        common::run_with_input(&["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", &live.path()], table);
+        // The same store under a new device: what it shows is what its start found.
+        drop(live);
+        let live = Live::with(Arc::clone(&target), DeviceSpec { partition_scan: scans, ..spec_for(target.as_ref()) });
+        let partition = format!("/sys/block/ublkb{0}/ublkb{0}p1", live.device.id());
+        let found = common::eventually(|| std::path::Path::new(&partition).exists() == (expected == 1));
+        assert!(found, "scan {scans}: {partition}");
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_mode_that_the_kernel_lacks_is_refused_by_name() {
+    for mode in BufferMode::ALL.into_iter().filter(|mode| !modes_here().contains(mode)) {
+        let since = FEATURES.iter().find(|feature| feature.flag == needs(mode)).unwrap().since_text;
+        refused(|spec| DeviceSpec { data_path: DataPath::Only(mode), ..spec }, since);
+    }
+}
+
+/// The wish is refused with the kernel that has it, and nothing is left.
+fn refused(wish: impl Fn(DeviceSpec) -> DeviceSpec, release: &str) {
+    let control = Control::open().unwrap();
+    let spec = wish(spec_for(null(MIB).as_ref()));
+    match Device::add(&control, spec).map(|device| device.id()) {
+        Err(Error::Unsupported { since, .. }) => assert_eq!(since, release),
+        other => panic!("expected to be refused, got {other:?}"),
+    }
+    assert!(ublk::list(&control).unwrap().is_empty());
+}

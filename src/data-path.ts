@@ -1,0 +1,99 @@
+/**
+ * How a device's requests travel: the buffer mode, the threads, and the forms of the commands. Their names, rules and defaults.
+ *
+ * Thread: any.
+ */
+import { invalidType, invalidValue, outOfRange } from './errors.ts'
+import type { DeviceSpec } from './native.ts'
+
+/**
+ * How data moves between the pages of a request and the target.
+ * - `auto`: the fastest that kernel and target have;
+ * - `copy`: the kernel copies to and from a buffer per request;
+ * - `get-data`: the same, to a place that is named request by request (in memory's own store, where that is the target);
+ * - `user-copy`: the server copies, by `pread` and `pwrite` (Linux 6.5);
+ * - `zero-copy`: the server registers the pages and uses them as they are (6.15);
+ * - `auto-zero-copy`: the driver registers them (6.16).
+ *
+ * With `nullTarget` the last two show a reader whatever was in its memory before: for measuring alone.
+ */
+export type DataPath = 'auto' | 'copy' | 'get-data' | 'user-copy' | 'zero-copy' | 'auto-zero-copy'
+
+export const DATA_PATHS: readonly DataPath[] = ['auto', 'copy', 'get-data', 'user-copy', 'zero-copy', 'auto-zero-copy']
+
+/** Options of a device about the way of its requests. All but `dataPath`'s `copy` and `partitionScan` are for native targets. */
+export interface QueueOptions {
+  /** How data moves. Default 'auto'. One that the kernel lacks is an error that names the release that has it. */
+  dataPath?: DataPath
+  /**
+   * With `auto-zero-copy`: requests whose pages the driver cannot register are registered by the server, where they would fail. 'always'
+   * makes the driver fail each time, to test just that. Default false.
+   */
+  zeroCopyFallback?: boolean | 'always'
+  /** Threads that serve, 1 to 4096; default one per queue. Not more than `queues`, unless `perIo`. */
+  threads?: number
+  /** Each thread serves some requests of every queue, so that more threads than queues can work (Linux 6.16). Default false. */
+  perIo?: boolean
+  /** Use the ring's table of registered files. Default true. */
+  fixedFiles?: boolean
+  /** Let the kernel look for partitions when the device starts. Default true; false needs Linux 7.0. */
+  partitionScan?: boolean
+}
+
+/** The same, checked. */
+export type CheckedQueueOptions = Pick<DeviceSpec, 'dataPath' | 'zeroCopyFallback' | 'threads' | 'perIo' | 'fixedFiles' | 'partitionScan'>
+
+export const QUEUE_OPTION_NAMES = ['dataPath', 'zeroCopyFallback', 'threads', 'perIo', 'fixedFiles', 'partitionScan'] as const
+
+/** As many as a device can have queues. */
+const MAX_THREADS = 4096
+
+export function checkQueueOptions(options: QueueOptions, queues: number): CheckedQueueOptions {
+  const { dataPath = 'auto', zeroCopyFallback = false, threads, perIo = false, fixedFiles = true, partitionScan = true } = options
+  if (typeof dataPath !== 'string') throw invalidType('dataPath', oneOf(DATA_PATHS), dataPath)
+  if (!DATA_PATHS.includes(dataPath)) throw invalidValue('dataPath', oneOf(DATA_PATHS), dataPath)
+  for (const [name, value] of Object.entries({ perIo, fixedFiles, partitionScan })) {
+    if (typeof value !== 'boolean') throw invalidType(name, 'a boolean', value)
+  }
+  return {
+    dataPath,
+    zeroCopyFallback: checkFallback(zeroCopyFallback, dataPath),
+    threads: threads === undefined ? null : checkThreads(threads, queues, perIo),
+    perIo,
+    fixedFiles,
+    partitionScan,
+  }
+}
+
+/** A backend in JavaScript has its own threads, and its data must be in its memory. */
+export function checkBackendPath(options: CheckedQueueOptions): void {
+  const { dataPath, zeroCopyFallback, threads, perIo, fixedFiles } = options
+  if (dataPath !== 'auto' && dataPath !== 'copy') {
+    throw invalidValue('dataPath', "'auto' or 'copy' for a JavaScript backend (its data must be in its memory)", dataPath)
+  }
+  const rule = 'left out for a JavaScript backend (it has one thread per queue)'
+  if (threads !== null) throw invalidValue('threads', rule, threads)
+  if (perIo) throw invalidValue('perIo', rule, perIo)
+  if (!fixedFiles) throw invalidValue('fixedFiles', rule, fixedFiles)
+  if (zeroCopyFallback !== 'off') throw invalidValue('zeroCopyFallback', rule, zeroCopyFallback)
+}
+
+function checkFallback(value: boolean | 'always', dataPath: DataPath): CheckedQueueOptions['zeroCopyFallback'] {
+  if (value !== 'always' && typeof value !== 'boolean') throw invalidType('zeroCopyFallback', "a boolean or 'always'", value)
+  if (value === false) return 'off'
+  if (dataPath !== 'auto-zero-copy') throw invalidValue('zeroCopyFallback', "false unless dataPath is 'auto-zero-copy'", value)
+  return value === true ? 'on' : value
+}
+
+function checkThreads(value: number, queues: number, perIo: boolean): number {
+  if (typeof value !== 'number') throw invalidType('threads', 'a number', value)
+  const most = perIo ? MAX_THREADS : queues
+  if (!Number.isInteger(value) || value < 1 || value > most) {
+    throw outOfRange('threads', `a whole number from 1 to ${most}${perIo ? '' : ', the number of queues, unless perIo is set'}`, value)
+  }
+  return value
+}
+
+function oneOf(values: readonly string[]): string {
+  return `one of '${values.join("', '")}'`
+}
