@@ -34,6 +34,8 @@ export interface QueueOptions {
   threads?: number
   /** Each thread serves some requests of every queue, so that more threads than queues can work (Linux 6.16). Default false. */
   perIo?: boolean
+  /** Requests come and go many at a time (Linux 7.0): not with 'get-data', nor with `perIo`. Default false. */
+  batch?: boolean
   /** Use the ring's table of registered files. Default true. */
   fixedFiles?: boolean
   /** Let the kernel look for partitions when the device starts. Default true; false needs Linux 7.0. */
@@ -41,25 +43,40 @@ export interface QueueOptions {
 }
 
 /** The same, checked. */
-export type CheckedQueueOptions = Pick<DeviceSpec, 'dataPath' | 'zeroCopyFallback' | 'threads' | 'perIo' | 'fixedFiles' | 'partitionScan'>
+export type CheckedQueueOptions = Pick<
+  DeviceSpec,
+  'dataPath' | 'zeroCopyFallback' | 'threads' | 'perIo' | 'batch' | 'fixedFiles' | 'partitionScan'
+>
 
-export const QUEUE_OPTION_NAMES = ['dataPath', 'zeroCopyFallback', 'threads', 'perIo', 'fixedFiles', 'partitionScan'] as const
+export const QUEUE_OPTION_NAMES = ['dataPath', 'zeroCopyFallback', 'threads', 'perIo', 'batch', 'fixedFiles', 'partitionScan'] as const
 
 /** As many as a device can have queues. */
 const MAX_THREADS = 4096
 
 export function checkQueueOptions(options: QueueOptions, queues: number): CheckedQueueOptions {
-  const { dataPath = 'auto', zeroCopyFallback = false, threads, perIo = false, fixedFiles = true, partitionScan = true } = options
+  const {
+    dataPath = 'auto',
+    zeroCopyFallback = false,
+    threads,
+    perIo = false,
+    batch = false,
+    fixedFiles = true,
+    partitionScan = true,
+  } = options
   if (typeof dataPath !== 'string') throw invalidType('dataPath', oneOf(DATA_PATHS), dataPath)
   if (!DATA_PATHS.includes(dataPath)) throw invalidValue('dataPath', oneOf(DATA_PATHS), dataPath)
-  for (const [name, value] of Object.entries({ perIo, fixedFiles, partitionScan })) {
+  for (const [name, value] of Object.entries({ perIo, batch, fixedFiles, partitionScan })) {
     if (typeof value !== 'boolean') throw invalidType(name, 'a boolean', value)
   }
+  if (batch && dataPath === 'get-data')
+    throw invalidValue('batch', "false with dataPath 'get-data' (the driver has no batches for it)", batch)
+  if (batch && perIo) throw invalidValue('batch', 'false with perIo (a batch is of one queue)', batch)
   return {
     dataPath,
     zeroCopyFallback: checkFallback(zeroCopyFallback, dataPath),
     threads: threads === undefined ? null : checkThreads(threads, queues, perIo),
     perIo,
+    batch,
     fixedFiles,
     partitionScan,
   }
@@ -67,13 +84,14 @@ export function checkQueueOptions(options: QueueOptions, queues: number): Checke
 
 /** A backend in JavaScript has its own threads, and its data must be in its memory. */
 export function checkBackendPath(options: CheckedQueueOptions): void {
-  const { dataPath, zeroCopyFallback, threads, perIo, fixedFiles } = options
+  const { dataPath, zeroCopyFallback, threads, perIo, batch, fixedFiles } = options
   if (dataPath !== 'auto' && dataPath !== 'copy') {
     throw invalidValue('dataPath', "'auto' or 'copy' for a JavaScript backend (its data must be in its memory)", dataPath)
   }
   const rule = 'left out for a JavaScript backend (it has one thread per queue)'
   if (threads !== null) throw invalidValue('threads', rule, threads)
   if (perIo) throw invalidValue('perIo', rule, perIo)
+  if (batch) throw invalidValue('batch', rule, batch)
   if (!fixedFiles) throw invalidValue('fixedFiles', rule, fixedFiles)
   if (zeroCopyFallback !== 'off') throw invalidValue('zeroCopyFallback', rule, zeroCopyFallback)
 }

@@ -61,6 +61,7 @@ export interface DeviceSpec {
   threads: number | null
   /** Each of them serves some tags of every queue. */
   perIo: boolean
+  batch: boolean
   fixedFiles: boolean
   partitionScan: boolean
   /** CPUs for the queue threads; null takes the kernel's queue affinity. */

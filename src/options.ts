@@ -201,8 +201,8 @@ type CommonSpec = CheckedQueueOptions &
 
 function commonSpec(options: CheckedOptions): CommonSpec {
   const { id, queues, depth, maxIoBytes, rotational, recovery, cpus } = options
-  const { dataPath, zeroCopyFallback, threads, perIo, fixedFiles, partitionScan } = options
-  const path = { dataPath, zeroCopyFallback, threads, perIo, fixedFiles, partitionScan }
+  const { dataPath, zeroCopyFallback, threads, perIo, batch, fixedFiles, partitionScan } = options
+  const path = { dataPath, zeroCopyFallback, threads, perIo, batch, fixedFiles, partitionScan }
   return { id, queues, depth, maxIoBytes, rotational, recovery, cpus, requestDeadlineMs: options.requestTimeoutMs, ...path }
 }
 

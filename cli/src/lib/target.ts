@@ -119,6 +119,7 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^zeroCopyFallback (?=must)/, '--zero-copy-fallback '],
   [/^threads (?=must)/, '--threads '],
   [/^perIo (?=must)/, '--per-io '],
+  [/^batch (?=must)/, '--batch '],
   [/^fixedFiles (?=must)/, '--no-fixed-files '],
   [/^requestTimeoutMs (?=must)/, '--timeout in milliseconds '],
 ]

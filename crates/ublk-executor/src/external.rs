@@ -226,6 +226,18 @@ impl External {
         self.with_reactor(|reactor| reactor.port.register_buffer_table(count))
     }
 
+    /// Makes a group of provided buffers with one entry, in the page at `ring`: see [`crate::ring::Ring::register_buffer_ring`].
+    ///
+    /// # Safety
+    /// As there.
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn register_buffer_ring(&self, ring: u64, group: u16) -> Result<(), RingError> {
+        // SAFETY: the caller's promise.
+        self.with_reactor(|reactor| unsafe { reactor.port.register_buffer_ring(ring, group) })
+    }
+
     /// Signals `fd`, an eventfd, whenever a completion waits in the ring, or somebody wakes the executor: for owners that sleep in another
     /// event loop. A turn that leaves work behind raises no new signal.
     ///

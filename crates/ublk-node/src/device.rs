@@ -60,6 +60,8 @@ pub struct DeviceSpec {
     pub threads: Option<u32>,
     /// Each thread serves some tags of every queue.
     pub per_io: bool,
+    /// Many tags per command.
+    pub batch: bool,
     /// Files from the ring's table.
     pub fixed_files: bool,
     /// off, on or always.
@@ -110,6 +112,7 @@ impl DeviceSpec {
             data_path: self.data_path(target),
             threads: Threads { count: self.threads.map(|count| count as u16), per_io: self.per_io },
             queue_options: QueueOptions {
+                batch: self.batch,
                 plain_files: !self.fixed_files,
                 fallback: match self.zero_copy_fallback.as_str() {
                     "on" => ZeroCopyFallback::On,

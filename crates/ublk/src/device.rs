@@ -125,6 +125,8 @@ pub struct Threads {
 /// How the queues talk to the driver. The default is the usual way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QueueOptions {
+    /// Many tags per command (BATCH_IO).
+    pub batch: bool,
     /// Files by descriptor, and not from the ring's table of registered ones.
     pub plain_files: bool,
     /// For auto-zero-copy.
@@ -213,6 +215,7 @@ impl DeviceSpec {
         };
         let mut options = Features::empty();
         options.set(Features::PER_IO_DAEMON, self.threads.per_io);
+        options.set(Features::BATCH_IO, self.queue_options.batch);
         options.set(Features::NO_AUTO_PART_SCAN, !self.partition_scan);
         DevInfo {
             nr_hw_queues: self.queues,

@@ -150,6 +150,27 @@ fn files_need_not_be_registered() {
 
 #[test]
 #[ignore = "needs a ublk kernel"]
+fn requests_come_and_go_in_batches() {
+    let batch = QueueOptions { batch: true, ..QueueOptions::default() };
+    if !kernel_has(Features::BATCH_IO) {
+        return refused(|spec| DeviceSpec { queue_options: batch, ..spec }, "7.0");
+    }
+    for mode in modes_here().into_iter().filter(|&mode| mode != BufferMode::GetData) {
+        check_path("batch", mode, |spec| DeviceSpec { queue_options: batch, ..spec });
+    }
+    let threads = Threads { count: Some(1), per_io: false };
+    check_path("batch of two queues", BufferMode::Copy, |spec| DeviceSpec {
+        queues: 2,
+        threads,
+        queue_options: batch,
+        ..spec
+    });
+    let fallback = QueueOptions { fallback: ZeroCopyFallback::Always, ..batch };
+    check_path("batch with fallback", BufferMode::AutoZeroCopy, |spec| DeviceSpec { queue_options: fallback, ..spec });
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
 fn pages_that_the_driver_cannot_register_are_registered_by_the_server() {
     if !kernel_has(Features::AUTO_BUF_REG) {
         return;

@@ -113,6 +113,11 @@ impl Port for FaultyRing {
         self.ring.register_buffer_table(count)
     }
 
+    unsafe fn register_buffer_ring(&mut self, ring: u64, group: u16) -> Result<(), RingError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.ring.register_buffer_ring(ring, group) }
+    }
+
     fn register_file_table(&mut self, count: u32) -> Result<(), RingError> {
         self.ring.register_file_table(count)
     }

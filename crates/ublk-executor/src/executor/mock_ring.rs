@@ -135,6 +135,10 @@ impl Port for MockRing {
         Err(nothing_registers())
     }
 
+    unsafe fn register_buffer_ring(&mut self, _: u64, _: u16) -> Result<(), RingError> {
+        Err(nothing_registers())
+    }
+
     fn register_file_table(&mut self, _: u32) -> Result<(), RingError> {
         Err(nothing_registers())
     }

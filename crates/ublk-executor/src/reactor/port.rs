@@ -25,6 +25,9 @@ pub(crate) trait Port {
     fn is_quiet(&mut self) -> bool;
     fn register_files(&mut self, files: &[BorrowedFd<'_>]) -> Result<(), RingError>;
     fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError>;
+    /// # Safety
+    /// As for [`Ring::register_buffer_ring`].
+    unsafe fn register_buffer_ring(&mut self, ring: u64, group: u16) -> Result<(), RingError>;
     fn register_file_table(&mut self, count: u32) -> Result<(), RingError>;
     fn set_file(&mut self, slot: u32, file: Option<BorrowedFd<'_>>) -> Result<(), RingError>;
     /// # Safety
@@ -173,6 +176,11 @@ impl<S: FromWide> Port for Ring<S> {
 
     fn register_buffer_table(&mut self, count: u32) -> Result<(), RingError> {
         Ring::register_buffer_table(self, count)
+    }
+
+    unsafe fn register_buffer_ring(&mut self, ring: u64, group: u16) -> Result<(), RingError> {
+        // SAFETY: the caller's promise.
+        unsafe { Ring::register_buffer_ring(self, ring, group) }
     }
 
     fn register_file_table(&mut self, count: u32) -> Result<(), RingError> {

@@ -269,6 +269,21 @@ impl<S: squeue::EntryMarker> Ring<S> {
             .map_err(|source| RingError::Kernel { call: "io_uring_register(BUFFERS)", source })
     }
 
+    /// Makes group `group` of provided buffers, whose ring of one entry is the page at `ring`. Its buffer is used up piece by piece
+    /// (IOU_PBUF_RING_INC, Linux 6.12).
+    ///
+    /// # Safety
+    /// The page, and the buffers that are put into it, stay allocated until this ring is closed.
+    ///
+    /// # Errors
+    /// The kernel's answer: EINVAL before 6.12, EEXIST when the group is there.
+    pub unsafe fn register_buffer_ring(&mut self, ring: u64, group: u16) -> Result<(), RingError> {
+        const INCREMENTAL: u16 = 2; // IOU_PBUF_RING_INC in linux/io_uring.h
+        // SAFETY: the caller's promise.
+        unsafe { self.io.submitter().register_buf_ring_with_flags(ring, 1, group, INCREMENTAL) }
+            .map_err(|source| RingError::Kernel { call: "io_uring_register(PBUF_RING)", source })
+    }
+
     /// Makes an empty table of `count` files, for [`Ring::set_file`].
     ///
     /// # Errors

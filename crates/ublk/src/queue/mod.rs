@@ -8,6 +8,8 @@
 //! Invariant: each tag has exactly one owner: nobody (not fetched, or aborted), the driver, or the server.
 //! Nothing in `turn`, `next_event`, `fetch`, `commit` allocates, locks or logs.
 
+#[allow(unsafe_code)]
+mod batch;
 mod descriptors;
 pub(crate) mod native;
 mod request;
@@ -27,6 +29,7 @@ use ublk_uapi::{IoFlags, RES_ABORT, RES_NEED_GET_DATA, RES_OK};
 
 use crate::device::CharDevice;
 use crate::{BufferMode, Error};
+use batch::{Arrival, Batches};
 use descriptors::Descriptors;
 pub use request::{Op, Request};
 pub use stats::{OpStats, QueueStats, Stats};
@@ -105,6 +108,8 @@ pub struct Queue {
     /// The mode of the device's buffers, looked at for each command.
     buffers: BufferMode,
     files: Files,
+    /// Where requests come and go many at a time.
+    batches: Option<Box<Batches>>,
     tags: Vec<TagState>,
     with_driver: u32,
     with_server: u32,
@@ -151,6 +156,7 @@ impl Queue {
             external.register_buffer_table(count).map_err(in_ring)?;
         }
         let (descriptors, tags) = map_slots(device, slots)?;
+        let batches = device.options().batch.then(|| Batches::open(device, slots, &external)).transpose()?;
         Ok(Queue {
             external,
             executor: Rc::new(executor),
@@ -158,6 +164,7 @@ impl Queue {
             device: Arc::clone(device),
             buffers: device.buffers(),
             files,
+            batches: batches.map(Box::new),
             tags,
             with_driver: 0,
             with_server: 0,
@@ -195,9 +202,9 @@ impl Queue {
         &self.device
     }
 
-    /// Tags that the driver or the server owns. 0: every tag was aborted (or never fetched), the queue is over.
+    /// Tags that the driver or the server owns, and answers that were not sent. 0: every tag was aborted (or never fetched), the queue is over.
     pub fn live_tags(&self) -> u32 {
-        self.with_driver + self.with_server
+        self.with_driver + self.with_server + self.batches.as_ref().map_or(0, |batches| batches.unsent())
     }
 
     /// Backing operations on their way.
@@ -250,10 +257,15 @@ impl Queue {
             self.commit_ticks = clock::ticks();
         }
         self.stats.record(state.request.op, result, self.commit_ticks.wrapping_sub(state.started_ticks));
-        if std::mem::take(&mut state.is_registered) {
+        let (area, is_registered) = (state.area, std::mem::take(&mut state.is_registered));
+        if is_registered {
             self.push_unregister(tag)?;
         }
-        self.push_commit(tag, result, buffer)
+        self.push_commit(tag, result, buffer)?;
+        if self.batches.as_ref().is_some_and(|batches| batches.has_ended(area)) {
+            self.area_ended(area); // no request comes to this tag any more
+        }
+        Ok(())
     }
 
     /// Makes the pages of the tag's request a fixed buffer of the tag's number, if the driver has not done so. A failure shows in the
@@ -298,6 +310,9 @@ impl Queue {
     /// [`Error::Kernel`] when the ring is broken.
     #[inline]
     pub fn turn(&mut self, wait: Wait) -> Result<(), Error> {
+        if self.batches.is_some() {
+            self.push_batches()?;
+        }
         self.end_batch();
         self.executor.turn(wait).map_err(|error| Error::from_executor(error, Some(self.device.id())))?;
         self.external.take(&mut self.batch);
@@ -335,6 +350,9 @@ impl Queue {
     #[inline]
     pub fn next_event(&mut self) -> Option<Event> {
         loop {
+            if let Some(tag) = self.batches.as_mut().and_then(|batches| batches.next_tag()) {
+                return Some(self.command_completed(tag, RES_OK));
+            }
             let Some(&completion) = self.batch.get(self.next_in_batch) else {
                 // An owner with an event loop of its own goes to sleep without another turn.
                 self.stats.publish_in_flight(self.with_server);
@@ -346,10 +364,13 @@ impl Queue {
                 self.backing -= 1;
                 return Some(Event::Backing { tag: label.tag(), part: label.part(), result: completion.result });
             }
-            if !label.is_registration() {
+            if label.is_tag_command() {
                 return Some(self.command_completed(label.tag(), completion.result));
             }
-            // The registration of pages failed: so does what was to use them.
+            if let Some(refused) = self.batch_completed(label, completion) {
+                return Some(refused);
+            }
+            // Or the registration of pages failed: so does what was to use them.
         }
     }
 
@@ -380,6 +401,35 @@ impl Queue {
             while self.next_event().is_some() {}
         }
         self.backing == 0
+    }
+
+    /// A batch command has ended, or brought tags, which `next_tag` hands out.
+    #[cold]
+    fn batch_completed(&mut self, label: Label, completion: Completion) -> Option<Event> {
+        let batches = self.batches.as_mut()?;
+        if label.is_batch_commit() {
+            let refused = batches.committed(label.tag(), completion.result)?;
+            return Some(Event::Refused(0, refused));
+        }
+        if !label.is_batch_fetch() {
+            return None;
+        }
+        match batches.fetched(label.tag(), completion.result, completion.more) {
+            Arrival::Tags => None,
+            Arrival::End(area) => {
+                self.area_ended(area);
+                None
+            }
+            Arrival::Refused(errno) => Some(Event::Refused(0, errno)),
+        }
+    }
+
+    /// Batch mode: the driver is done with a hardware queue, and with its tags.
+    fn area_ended(&mut self, area: u16) {
+        for state in self.tags.iter_mut().filter(|state| state.area == area && state.owner == Owner::Driver) {
+            state.owner = Owner::Nobody;
+            self.with_driver -= 1;
+        }
     }
 
     #[inline]

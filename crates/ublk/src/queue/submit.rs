@@ -7,6 +7,7 @@ use ublk_executor::RingError;
 use ublk_executor::external::External;
 use ublk_uapi::{AutoBufReg, AutoBufRegFlags, IoBufPosition, IoCmd, IoCmdOp};
 
+use super::batch::Element;
 use super::{Queue, Slot};
 use crate::device::ZeroCopyFallback;
 use crate::{BufferMode, Error};
@@ -68,12 +69,14 @@ impl BufferAddress {
 }
 
 /// What a completion is of: tag in bits 0–15; bit 31 for a backing operation, with its part in 16–30; else bit 16 for the registration of
-/// a request's pages.
+/// a request's pages, and 17 or 18 for a batch command, with its buffer in place of the tag.
 #[derive(Clone, Copy)]
 pub(super) struct Label(pub(super) u32);
 
 const BACKING: u32 = 1 << 31;
 const REGISTRATION: u32 = 1 << 16;
+const BATCH_FETCH: u32 = 1 << 17;
+const BATCH_COMMIT: u32 = 1 << 18;
 
 impl Label {
     fn command(tag: u16) -> Label {
@@ -81,6 +84,12 @@ impl Label {
     }
     fn registration(tag: u16) -> Label {
         Label(u32::from(tag) | REGISTRATION)
+    }
+    pub(super) fn batch_fetch(buffer: u16) -> Label {
+        Label(u32::from(buffer) | BATCH_FETCH)
+    }
+    pub(super) fn batch_commit(buffer: u16) -> Label {
+        Label(u32::from(buffer) | BATCH_COMMIT)
     }
     fn backing(tag: u16, part: u16) -> Label {
         debug_assert!(part < 1 << 15, "part {part} has more than 15 bits");
@@ -98,10 +107,18 @@ impl Label {
     pub(super) fn is_backing(self) -> bool {
         self.0 & BACKING != 0
     }
-    /// Of one that is no backing operation.
+    /// Of one that is no backing operation: a command for one tag.
     #[inline]
-    pub(super) fn is_registration(self) -> bool {
-        self.0 & REGISTRATION != 0
+    pub(super) fn is_tag_command(self) -> bool {
+        self.0 & (REGISTRATION | BATCH_FETCH | BATCH_COMMIT) == 0
+    }
+    /// Of one that is no backing operation.
+    pub(super) fn is_batch_fetch(self) -> bool {
+        self.0 & BATCH_FETCH != 0
+    }
+    /// Of one that is no backing operation.
+    pub(super) fn is_batch_commit(self) -> bool {
+        self.0 & BATCH_COMMIT != 0
     }
 }
 
@@ -168,6 +185,11 @@ impl Queue {
 
     #[inline]
     fn push_command(&mut self, op: IoCmdOp, tag: u16, result: i32, buffer: BufferAddress) -> Result<(), Error> {
+        if let Some(batches) = &mut self.batches {
+            let state = &self.tags[usize::from(tag)];
+            batches.add(state.area, Element { tag: state.slot.tag, buffer_index: tag, result, address: buffer.0 });
+            return Ok(());
+        }
         // With AUTO_BUF_REG the SQE's own address names the slot in the ring's buffer table: the tag.
         let auto_buffer = (self.buffers == BufferMode::AutoZeroCopy).then(|| self.auto_buffer(tag));
         let entry = self.command(op, tag, result, buffer.0, auto_buffer);
@@ -182,6 +204,22 @@ impl Queue {
             ZeroCopyFallback::Always => (u16::MAX, AutoBufRegFlags::FALLBACK), // no ring has a buffer of this number
         };
         AutoBufReg::new(index, flags).to_sqe_addr()
+    }
+
+    /// Batch mode: sends what was gathered.
+    #[cold]
+    pub(super) fn push_batches(&mut self) -> Result<(), Error> {
+        let Some(batches) = &mut self.batches else { return Ok(()) };
+        while let Some((entry, label)) = batches.next_command(|op, command, address| {
+            on_file!(self.files, CHAR_DEVICE, |file| {
+                opcode::UringCmd16::new(file, op.ioctl_code()).cmd(command.to_sqe_bytes()).addr(Some(address)).build()
+            })
+        }) {
+            // SAFETY: the entry points to a buffer of `batches`, which is dropped with the queue, after its ring.
+            let pushed = unsafe { self.external.push(entry, label.0) };
+            pushed.map_err(|error| Error::from_ring(error, Some(self.device.id())))?;
+        }
+        Ok(())
     }
 
     #[inline(always)]

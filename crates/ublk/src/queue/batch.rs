@@ -1,0 +1,357 @@
+//! BATCH_IO: requests come and go many at a time, whatever thread they are handled by.
+//!
+//! Per hardware queue: PREP_IO_CMDS once for all of its tags; two multishot FETCH_IO_CMDS, each with a buffer that the driver fills with tags
+//! piece by piece and that is given to it again when it is full; and a COMMIT_IO_CMDS per turn for what was answered meanwhile.
+//! Everything that the driver reads and writes lies in one mapping, which is dropped after the ring.
+
+use io_uring::squeue::{Entry, Flags};
+use ublk_executor::Mapping;
+use ublk_executor::external::External;
+use ublk_executor::memory::PAGE_BYTES;
+use ublk_uapi::{BATCH_FETCH_ELEM_BYTES, BatchFlags, BatchIo, ElemHeader, IoCmdOp, RES_ABORT};
+
+use super::Slot;
+use super::submit::Label;
+use crate::device::{CharDevice, ZeroCopyFallback};
+use crate::{BufferMode, Error};
+
+/// Fetch commands of a hardware queue: while one's buffer is handed back, the other takes what comes.
+const FETCHES: usize = 2;
+
+/// Buffers for answers of a hardware queue: while the driver reads one, the other is filled.
+const COMMITS: usize = 2;
+
+/// One tag of a PREP or COMMIT.
+pub(super) struct Element {
+    pub(super) tag: u16,
+    pub(super) buffer_index: u16,
+    pub(super) result: i32,
+    pub(super) address: u64,
+}
+
+/// What the end of a fetch brought.
+pub(super) enum Arrival {
+    /// Tags, or nothing new.
+    Tags,
+    /// The device was stopped: nothing comes any more for this area.
+    End(u16),
+    /// The driver refused the command, with this -errno.
+    Refused(i32),
+}
+
+/// The hardware queues of one thread.
+pub(super) struct Batches {
+    memory: Mapping,
+    areas: Vec<Area>,
+    flags: BatchFlags,
+    fallback: ZeroCopyFallback,
+    depth: u16,
+    /// Tags that arrived and were not handed out: area, place in the memory, and end.
+    arrived: Vec<(usize, usize, usize)>,
+    /// The one of `arrived` that is handed out.
+    next_arrived: usize,
+}
+
+struct Area {
+    queue: u16,
+    /// The number that the queue's tag 0 has here.
+    first_tag: u16,
+    is_prepared: bool,
+    has_ended: bool,
+    fetches: [Fetch; FETCHES],
+    commits: [Commit; COMMITS],
+    /// The one that is being filled.
+    filling: usize,
+}
+
+struct Fetch {
+    /// Group of provided buffers, and page of its ring.
+    group: u16,
+    ring: usize,
+    /// Place of the buffer, and how much of it was filled.
+    buffer: usize,
+    filled: usize,
+    is_armed: bool,
+    /// Buffers put into the ring so far.
+    tail: u16,
+}
+
+struct Commit {
+    buffer: usize,
+    elements: u16,
+    /// Elements that the driver has not taken yet, of a command under way.
+    under_way: u16,
+    /// How many of `elements` it took before.
+    taken: u16,
+    /// The command is the PREP, which tells no number.
+    prepares: bool,
+}
+
+/// Bytes of the buffers of an area: whole pages.
+#[derive(Clone, Copy)]
+struct Room {
+    fetch: usize,
+    commit: usize,
+}
+
+impl Room {
+    fn of_area(self) -> usize {
+        FETCHES * (PAGE_BYTES + self.fetch) + COMMITS * self.commit
+    }
+}
+
+impl Batches {
+    /// # Errors
+    /// [`Error::NoMemory`], [`Error::Kernel`] before Linux 6.12.
+    pub(super) fn open(device: &CharDevice, slots: &[Slot], external: &External) -> Result<Batches, Error> {
+        let flags = match device.buffers() {
+            BufferMode::Copy | BufferMode::GetData => BatchFlags::HAS_BUF_ADDR,
+            BufferMode::AutoZeroCopy if device.options().fallback != ZeroCopyFallback::Off => {
+                BatchFlags::AUTO_BUF_REG_FALLBACK
+            }
+            BufferMode::UserCopy | BufferMode::ZeroCopy | BufferMode::AutoZeroCopy => BatchFlags::empty(),
+        };
+        let depth = usize::from(device.depth());
+        let room = Room {
+            fetch: fetch_bytes(depth).next_multiple_of(PAGE_BYTES),
+            commit: (depth * usize::from(flags.elem_bytes())).next_multiple_of(PAGE_BYTES),
+        };
+        let count = slots.len() / depth;
+        let memory = Mapping::new(count * room.of_area())
+            .map_err(|_| Error::NoMemory { what: "the buffers of batches".into(), id: Some(device.id()) })?;
+        let areas: Vec<Area> =
+            (0..count).map(|index| Area::new(index, slots[index * depth].queue, depth, room)).collect();
+        for fetch in areas.iter().flat_map(|area| &area.fetches) {
+            let ring = memory.address(fetch.ring, PAGE_BYTES);
+            // SAFETY: the memory is dropped after the ring is closed, with the queue that both belong to.
+            unsafe { external.register_buffer_ring(ring, fetch.group) }
+                .map_err(|error| Error::from_ring(error, Some(device.id())))?;
+        }
+        let arrived = Vec::with_capacity(slots.len() + 16); // a completion brings a tag at least
+        let fallback = device.options().fallback;
+        Ok(Batches { memory, areas, flags, fallback, depth: device.depth(), arrived, next_arrived: 0 })
+    }
+
+    /// Adds a tag to what the next turn sends: to be prepared, or its answer.
+    #[inline]
+    pub(super) fn add(&mut self, area: u16, element: Element) {
+        let area = &mut self.areas[usize::from(area)];
+        let commit = &mut area.commits[area.filling];
+        let bytes = usize::from(self.flags.elem_bytes());
+        let place = self.memory.address(commit.buffer + usize::from(commit.elements) * bytes, bytes);
+        let buf_index = match self.fallback {
+            ZeroCopyFallback::Always => u16::MAX, // no ring has a buffer of this number
+            ZeroCopyFallback::Off | ZeroCopyFallback::On => element.buffer_index,
+        };
+        let header = ElemHeader { tag: element.tag, buf_index, result: element.result };
+        // SAFETY: `address` checked the range, of which the header takes 8 bytes and the address the next 8; the driver reads it only
+        // while a command for it is under way, and then another one is filled.
+        unsafe {
+            (place as *mut ElemHeader).write(header);
+            if let Some(offset) = self.flags.buf_addr_offset_bytes() {
+                ((place + offset as u64) as *mut u64).write(element.address);
+            }
+        }
+        commit.elements += 1;
+    }
+
+    /// The next command to be sent: `command` makes an entry of the operation, its argument and its address.
+    pub(super) fn next_command(&mut self, command: impl Fn(IoCmdOp, BatchIo, u64) -> Entry) -> Option<(Entry, Label)> {
+        for (index, area) in self.areas.iter_mut().enumerate() {
+            if let Some(number) = area.next_commit() {
+                let commit = &mut area.commits[number];
+                let bytes = usize::from(self.flags.elem_bytes());
+                let place = commit.buffer + usize::from(commit.taken) * bytes;
+                let address = self.memory.address(place, usize::from(commit.under_way) * bytes);
+                let op = if area.is_prepared { IoCmdOp::CommitIoCmds } else { IoCmdOp::PrepIoCmds };
+                let argument = BatchIo::of_elements(area.queue, self.flags, commit.under_way);
+                commit.prepares = !std::mem::replace(&mut area.is_prepared, true);
+                return Some((command(op, argument, address), Label::batch_commit((index * COMMITS + number) as u16)));
+            }
+            if !area.is_prepared || area.has_ended {
+                continue;
+            }
+            if let Some((number, fetch)) = area.fetches.iter_mut().enumerate().find(|(_, fetch)| !fetch.is_armed) {
+                fetch.provide(&self.memory, fetch_bytes(usize::from(self.depth)));
+                let entry = select_multishot(command(IoCmdOp::FetchIoCmds, BatchIo::fetch(area.queue), 0), fetch.group);
+                return Some((entry, Label::batch_fetch((index * FETCHES + number) as u16)));
+            }
+        }
+        None
+    }
+
+    /// A PREP or COMMIT has ended. -errno if it was refused.
+    pub(super) fn committed(&mut self, buffer: u16, result: i32) -> Option<i32> {
+        let area = &mut self.areas[usize::from(buffer) / COMMITS];
+        let commit = &mut area.commits[usize::from(buffer) % COMMITS];
+        let sent = std::mem::take(&mut commit.under_way);
+        match result {
+            0 if commit.prepares => commit.taken += sent,
+            // The bytes of what was taken; the rest goes once more.
+            1.. => commit.taken += (result as usize / usize::from(self.flags.elem_bytes())) as u16,
+            0 => return Some(-libc::EIO),
+            errno => return Some(errno),
+        }
+        if commit.taken == commit.elements {
+            (commit.elements, commit.taken) = (0, 0);
+        }
+        None
+    }
+
+    /// A fetch has brought tags, or has ended.
+    pub(super) fn fetched(&mut self, buffer: u16, result: i32, goes_on: bool) -> Arrival {
+        let index = usize::from(buffer) / FETCHES;
+        let area = &mut self.areas[index];
+        let fetch = &mut area.fetches[usize::from(buffer) % FETCHES];
+        fetch.is_armed = goes_on;
+        match result {
+            0.. => {
+                let at = fetch.buffer + fetch.filled;
+                fetch.filled += result as usize;
+                self.arrived.push((index, at, at + result as usize));
+                Arrival::Tags
+            }
+            errno if errno == -libc::ENOBUFS => {
+                fetch.is_armed = false;
+                Arrival::Tags
+            }
+            RES_ABORT => {
+                area.has_ended = true;
+                Arrival::End(index as u16)
+            }
+            errno => Arrival::Refused(errno),
+        }
+    }
+
+    /// The next tag that arrived, by the number that it has in this thread.
+    #[inline]
+    pub(super) fn next_tag(&mut self) -> Option<u16> {
+        loop {
+            let Some((area, at, end)) = self.arrived.get_mut(self.next_arrived) else {
+                self.arrived.clear();
+                self.next_arrived = 0;
+                return None;
+            };
+            if at == end {
+                self.next_arrived += 1;
+                continue;
+            }
+            let bytes = usize::from(BATCH_FETCH_ELEM_BYTES);
+            let place = self.memory.address(*at, bytes) as *const u16;
+            // SAFETY: `address` checked the range; the driver wrote it before the completion that told of it, and again only when the
+            // buffer is provided anew. Tags are two bytes each in a buffer that begins with a page.
+            let tag = unsafe { place.read_volatile() };
+            *at += bytes;
+            assert!(tag < self.depth, "the driver brought tag {tag} of {}", self.depth);
+            return Some(self.areas[*area].first_tag + tag);
+        }
+    }
+
+    /// Answers that the driver has not taken.
+    pub(super) fn unsent(&self) -> u32 {
+        self.areas.iter().flat_map(|area| &area.commits).map(|commit| u32::from(commit.elements - commit.taken)).sum()
+    }
+
+    pub(super) fn has_ended(&self, area: u16) -> bool {
+        self.areas[usize::from(area)].has_ended
+    }
+}
+
+impl Area {
+    fn new(index: usize, queue: u16, depth: usize, room: Room) -> Area {
+        let rings = index * room.of_area();
+        let fetches = rings + FETCHES * PAGE_BYTES;
+        let commits = fetches + FETCHES * room.fetch;
+        let fetch = |number: usize| Fetch {
+            group: (index * FETCHES + number) as u16,
+            ring: rings + number * PAGE_BYTES,
+            buffer: fetches + number * room.fetch,
+            filled: 0,
+            is_armed: false,
+            tail: 0,
+        };
+        let commit = |number: usize| Commit {
+            buffer: commits + number * room.commit,
+            elements: 0,
+            under_way: 0,
+            taken: 0,
+            prepares: false,
+        };
+        Area {
+            queue,
+            first_tag: (index * depth) as u16,
+            is_prepared: false,
+            has_ended: false,
+            fetches: std::array::from_fn(fetch),
+            commits: std::array::from_fn(commit),
+            filling: 0,
+        }
+    }
+
+    /// The buffer of answers to send now, if there is one; then the other one is filled.
+    fn next_commit(&mut self) -> Option<usize> {
+        // What was not taken whole goes on before anything new.
+        let left = (0..COMMITS).find(|&number| number != self.filling && self.commits[number].is_ready());
+        let number = match left {
+            Some(number) => number,
+            None if self.commits[self.filling].is_ready() => {
+                let number = self.filling;
+                let free = (0..COMMITS).find(|&other| other != number && self.commits[other].elements == 0)?;
+                self.filling = free;
+                number
+            }
+            None => return None,
+        };
+        let commit = &mut self.commits[number];
+        commit.under_way = commit.elements - commit.taken;
+        Some(number)
+    }
+}
+
+impl Commit {
+    fn is_ready(&self) -> bool {
+        self.under_way == 0 && self.elements > self.taken
+    }
+}
+
+impl Fetch {
+    /// Puts the whole buffer into the group's ring: entry 0 of 1, whose tail is the half word at byte 14.
+    fn provide(&mut self, memory: &Mapping, bytes: usize) {
+        let ring = memory.address(self.ring, PAGE_BYTES);
+        self.tail = self.tail.wrapping_add(1);
+        self.filled = 0;
+        self.is_armed = true;
+        // SAFETY: `address` checked both ranges. `struct io_uring_buf` is the address (8 bytes), the length (4) and the number (2); the
+        // kernel reads them after it has seen the new tail, which is published with Release and written by nobody else.
+        unsafe {
+            (ring as *mut u64).write_volatile(memory.address(self.buffer, bytes));
+            ((ring + 8) as *mut u32).write_volatile(bytes as u32);
+            ((ring + 12) as *mut u16).write_volatile(0);
+            let tail = std::sync::atomic::AtomicU16::from_ptr((ring + 14) as *mut u16);
+            tail.store(self.tail, std::sync::atomic::Ordering::Release);
+        }
+    }
+}
+
+/// Room for some rounds of all tags: a buffer is handed back only when it is full.
+fn fetch_bytes(depth: usize) -> usize {
+    4 * depth * usize::from(BATCH_FETCH_ELEM_BYTES)
+}
+
+/// Makes a command multishot, with its buffers from a group: the library has no word for that.
+fn select_multishot(entry: Entry, group: u16) -> Entry {
+    const URING_CMD_FLAGS_AT: usize = 28;
+    const BUFFER_GROUP_AT: usize = 40;
+    const MULTISHOT: u32 = 1 << 1; // IORING_URING_CMD_MULTISHOT
+
+    const { assert!(size_of::<Entry>() == 64) };
+    let entry = entry.flags(Flags::BUFFER_SELECT);
+    // SAFETY: `Entry` is the kernel's `struct io_uring_sqe` of 64 bytes (repr(C)), plain numbers of which every pattern is valid; the two
+    // fields are at these places in linux/io_uring.h.
+    unsafe {
+        let mut bytes: [u8; 64] = std::mem::transmute(entry);
+        bytes[URING_CMD_FLAGS_AT..][..4].copy_from_slice(&MULTISHOT.to_ne_bytes());
+        bytes[BUFFER_GROUP_AT..][..2].copy_from_slice(&group.to_ne_bytes());
+        std::mem::transmute::<[u8; 64], Entry>(bytes)
+    }
+}
