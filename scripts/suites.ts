@@ -76,7 +76,7 @@ export const suites: Suite[] = [
       command: ['test/rust-on-kernel', kernel],
       counts: 'cargo',
       tags: ['vm', 'e2e'],
-      timeoutSeconds: 600,
+      timeoutSeconds: 900,
     }),
   ),
   ...endKernels.flatMap((kernel) =>

@@ -4,6 +4,7 @@
 //! the caller blocks until the answer or the deadline.
 
 mod info;
+mod shared_memory;
 mod thread;
 
 use std::sync::{Arc, Mutex, Weak};
@@ -110,7 +111,7 @@ impl Control {
     /// SET_PARAMS; refused once the device was started.
     pub(crate) fn set_params(&self, id: DeviceId, params: &Params) -> Result<(), Error> {
         let mut bytes = params.as_bytes().to_vec();
-        self.run(CtrlOp::SetParams, CtrlCmd::for_device(id), &mut bytes)
+        self.run(CtrlOp::SetParams, CtrlCmd::for_device(id), &mut bytes).map(drop)
     }
 
     /// GET_PARAMS.
@@ -123,7 +124,7 @@ impl Control {
     /// START_DEV: returns when the block device is live; every queue must be fetching on another thread.
     pub(crate) fn start(&self, id: DeviceId, limit: Duration) -> Result<(), Error> {
         let command = CtrlCmd::for_device(id).with_data(u64::from(std::process::id()));
-        self.run_within(limit, CtrlOp::StartDev, command, &mut Vec::new())
+        self.run_within(limit, CtrlOp::StartDev, command, &mut Vec::new()).map(drop)
     }
 
     /// STOP_DEV: the block device goes, open or not; requests in flight fail. The char device stays.
@@ -144,7 +145,7 @@ impl Control {
             Err(Error::Timeout { op, limit, .. } | Error::KernelStuck { op, limit, .. }) => {
                 Err(self.blame(id, op, limit))
             }
-            answer => answer,
+            answer => answer.map(drop),
         }
     }
 
@@ -152,7 +153,7 @@ impl Control {
     fn blame(&self, id: DeviceId, op: CtrlOp, limit: Duration) -> Error {
         let mut bytes = vec![0; size_of::<DevInfo>()];
         let asked = self.run_within(BLAME_LIMIT, CtrlOp::GetDevInfo, CtrlCmd::for_device(id), &mut bytes);
-        let pid = asked.ok().and_then(|()| DevInfo::read_from_bytes(&bytes).ok()).map_or(0, |info| info.ublksrv_pid);
+        let pid = asked.ok().and_then(|_| DevInfo::read_from_bytes(&bytes).ok()).map_or(0, |info| info.ublksrv_pid);
         match u32::try_from(pid) {
             Ok(pid) if pid > 0 => Error::ServerSilent { id, pid, op, limit },
             _ => Error::KernelStuck { id, op, limit },
@@ -168,7 +169,7 @@ impl Control {
             Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
                 Err(Error::Busy { what: block_path(id), id: Some(id) })
             }
-            answer => answer,
+            answer => answer.map(drop),
         }
     }
 
@@ -179,7 +180,7 @@ impl Control {
     /// As [`Control::stop`].
     pub fn delete(&self, id: DeviceId) -> Result<Deletion, Error> {
         match self.run_within(DELETE_LIMIT, CtrlOp::DelDev, CtrlCmd::for_device(id), &mut Vec::new()) {
-            Ok(()) => Ok(Deletion::Done),
+            Ok(_) => Ok(Deletion::Done),
             Err(Error::Timeout { .. }) => Ok(Deletion::WhenReleased),
             Err(error) => Err(error),
         }
@@ -190,7 +191,7 @@ impl Control {
     /// # Errors
     /// As [`Control::stop`], and [`Error::Unsupported`].
     pub fn delete_async(&self, id: DeviceId) -> Result<(), Error> {
-        self.run(CtrlOp::DelDevAsync, CtrlCmd::for_device(id), &mut Vec::new())
+        self.run(CtrlOp::DelDevAsync, CtrlCmd::for_device(id), &mut Vec::new()).map(drop)
     }
 
     /// GET_QUEUE_AFFINITY: the CPUs whose requests come to this queue, lowest first.
@@ -204,19 +205,19 @@ impl Control {
         Ok((0..CPU_MASK_BYTES * 8).filter(|cpu| mask[cpu / 8] & (1 << (cpu % 8)) != 0).collect())
     }
 
-    fn run(&self, op: CtrlOp, command: CtrlCmd, buffer: &mut Vec<u8>) -> Result<(), Error> {
+    fn run(&self, op: CtrlOp, command: CtrlCmd, buffer: &mut Vec<u8>) -> Result<u32, Error> {
         self.run_within(COMMAND_LIMIT, op, command, buffer)
     }
 
     /// Sends a command until it is answered: signals interrupt some commands in the driver (EINTR), and a busy
-    /// io_uring may ask to come again (EAGAIN).
-    fn run_within(&self, limit: Duration, op: CtrlOp, command: CtrlCmd, buffer: &mut Vec<u8>) -> Result<(), Error> {
+    /// io_uring may ask to come again (EAGAIN). Answers the result, which is 0 but for REG_BUF.
+    fn run_within(&self, limit: Duration, op: CtrlOp, command: CtrlCmd, buffer: &mut Vec<u8>) -> Result<u32, Error> {
         let deadline = Instant::now() + limit;
         loop {
             let (answer, returned) = self.thread.call(op, command, std::mem::take(buffer), deadline, limit)?;
             *buffer = returned;
             match -answer {
-                ..=0 => return Ok(()),
+                ..=0 => return Ok(answer as u32),
                 libc::EINTR | libc::EAGAIN if Instant::now() < deadline => continue,
                 errno => return Err(Error::from_answer(op, command.dev_id, errno)),
             }
