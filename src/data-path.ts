@@ -3,6 +3,7 @@
  *
  * Thread: any.
  */
+import { resolve } from 'node:path'
 import { invalidType, invalidValue, outOfRange } from './errors.ts'
 import type { DeviceSpec } from './native.ts'
 
@@ -13,13 +14,14 @@ import type { DeviceSpec } from './native.ts'
  * - `get-data`: the same, to a place that is named request by request (in memory's own store, where that is the target);
  * - `user-copy`: the server copies, by `pread` and `pwrite` (Linux 6.5);
  * - `zero-copy`: the server registers the pages and uses them as they are (6.15);
- * - `auto-zero-copy`: the driver registers them (6.16).
+ * - `auto-zero-copy`: the driver registers them (6.16);
+ * - `shmem`: as `copy`, but data in memory that the device's user shares with the server stays there (7.1): needs `sharedMemory`.
  *
- * With `nullTarget` the last two show a reader whatever was in its memory before: for measuring alone.
+ * With `nullTarget` the zero-copy ones show a reader whatever was in its memory before: for measuring alone.
  */
-export type DataPath = 'auto' | 'copy' | 'get-data' | 'user-copy' | 'zero-copy' | 'auto-zero-copy'
+export type DataPath = 'auto' | 'copy' | 'get-data' | 'user-copy' | 'zero-copy' | 'auto-zero-copy' | 'shmem'
 
-export const DATA_PATHS: readonly DataPath[] = ['auto', 'copy', 'get-data', 'user-copy', 'zero-copy', 'auto-zero-copy']
+export const DATA_PATHS: readonly DataPath[] = ['auto', 'copy', 'get-data', 'user-copy', 'zero-copy', 'auto-zero-copy', 'shmem']
 
 /** Options of a device about the way of its requests. All but `dataPath`'s `copy` and `partitionScan` are for native targets. */
 export interface QueueOptions {
@@ -30,6 +32,11 @@ export interface QueueOptions {
    * makes the driver fail each time, to test just that. Default false.
    */
   zeroCopyFallback?: boolean | 'always'
+  /**
+   * A file of memory, usually of hugetlbfs (/dev/hugepages): programs that map it, and read and write the device with O_DIRECT from there,
+   * need no copy. Makes `dataPath` 'shmem'. With `readOnly` it is mapped for reading, and serves writes to the device alone.
+   */
+  sharedMemory?: string | { path: string; readOnly?: boolean }
   /** Threads that serve, 1 to 4096; default one per queue. Not more than `queues`, unless `perIo`. */
   threads?: number
   /** Each thread serves some requests of every queue, so that more threads than queues can work (Linux 6.16). Default false. */
@@ -45,10 +52,27 @@ export interface QueueOptions {
 /** The same, checked. */
 export type CheckedQueueOptions = Pick<
   DeviceSpec,
-  'dataPath' | 'zeroCopyFallback' | 'threads' | 'perIo' | 'batch' | 'fixedFiles' | 'partitionScan'
+  | 'dataPath'
+  | 'zeroCopyFallback'
+  | 'sharedMemoryPath'
+  | 'sharedMemoryReadOnly'
+  | 'threads'
+  | 'perIo'
+  | 'batch'
+  | 'fixedFiles'
+  | 'partitionScan'
 >
 
-export const QUEUE_OPTION_NAMES = ['dataPath', 'zeroCopyFallback', 'threads', 'perIo', 'batch', 'fixedFiles', 'partitionScan'] as const
+export const QUEUE_OPTION_NAMES = [
+  'dataPath',
+  'zeroCopyFallback',
+  'sharedMemory',
+  'threads',
+  'perIo',
+  'batch',
+  'fixedFiles',
+  'partitionScan',
+] as const
 
 /** As many as a device can have queues. */
 const MAX_THREADS = 4096
@@ -71,8 +95,9 @@ export function checkQueueOptions(options: QueueOptions, queues: number): Checke
   if (batch && dataPath === 'get-data')
     throw invalidValue('batch', "false with dataPath 'get-data' (the driver has no batches for it)", batch)
   if (batch && perIo) throw invalidValue('batch', 'false with perIo (a batch is of one queue)', batch)
+  const shared = checkSharedMemory(options.sharedMemory, dataPath)
   return {
-    dataPath,
+    ...shared,
     zeroCopyFallback: checkFallback(zeroCopyFallback, dataPath),
     threads: threads === undefined ? null : checkThreads(threads, queues, perIo),
     perIo,
@@ -101,6 +126,21 @@ function checkFallback(value: boolean | 'always', dataPath: DataPath): CheckedQu
   if (value === false) return 'off'
   if (dataPath !== 'auto-zero-copy') throw invalidValue('zeroCopyFallback', "false unless dataPath is 'auto-zero-copy'", value)
   return value === true ? 'on' : value
+}
+
+type SharedMemoryOptions = Pick<CheckedQueueOptions, 'dataPath' | 'sharedMemoryPath' | 'sharedMemoryReadOnly'>
+
+function checkSharedMemory(given: QueueOptions['sharedMemory'], dataPath: DataPath): SharedMemoryOptions {
+  if (given === undefined) {
+    if (dataPath === 'shmem') throw invalidValue('sharedMemory', "given with dataPath 'shmem'", given)
+    return { dataPath, sharedMemoryPath: null, sharedMemoryReadOnly: false }
+  }
+  const { path, readOnly = false } = typeof given === 'object' && given !== null ? given : { path: given }
+  if (typeof path !== 'string') throw invalidType('sharedMemory', 'the path of a file, or { path, readOnly }', given)
+  if (path === '') throw invalidValue('sharedMemory', 'the path of a file', path)
+  if (typeof readOnly !== 'boolean') throw invalidType('sharedMemory.readOnly', 'a boolean', readOnly)
+  if (dataPath !== 'auto' && dataPath !== 'shmem') throw invalidValue('sharedMemory', "left out unless dataPath is 'shmem' or 'auto'", path)
+  return { dataPath: 'shmem', sharedMemoryPath: resolve(path), sharedMemoryReadOnly: readOnly }
 }
 
 function checkThreads(value: number, queues: number, perIo: boolean): number {

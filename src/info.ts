@@ -74,5 +74,6 @@ function dataPathOf(flags: string[]): DeviceInfo['dataPath'] {
   if (flags.includes('AUTO_BUF_REG')) return 'auto-zero-copy'
   if (flags.includes('SUPPORT_ZERO_COPY')) return 'zero-copy'
   if (flags.includes('USER_COPY')) return 'user-copy'
+  if (flags.includes('SHMEM_ZC')) return 'shmem'
   return flags.includes('NEED_GET_DATA') ? 'get-data' : 'copy'
 }

@@ -55,8 +55,12 @@ export interface DeviceSpec {
   discard: boolean
   writeZeroes: boolean
   recovery: 'off' | 'requeue' | 'reissue' | 'fail-io'
-  dataPath: 'auto' | 'copy' | 'get-data' | 'user-copy' | 'zero-copy' | 'auto-zero-copy'
+  dataPath: 'auto' | 'copy' | 'get-data' | 'user-copy' | 'zero-copy' | 'auto-zero-copy' | 'shmem'
   zeroCopyFallback: 'off' | 'on' | 'always'
+  /** File of memory that users share, for `shmem`. */
+  sharedMemoryPath: string | null
+  /** Map it for reading alone. */
+  sharedMemoryReadOnly: boolean
   /** Threads of a native target; null is one per queue. */
   threads: number | null
   /** Each of them serves some tags of every queue. */

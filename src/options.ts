@@ -201,8 +201,9 @@ type CommonSpec = CheckedQueueOptions &
 
 function commonSpec(options: CheckedOptions): CommonSpec {
   const { id, queues, depth, maxIoBytes, rotational, recovery, cpus } = options
-  const { dataPath, zeroCopyFallback, threads, perIo, batch, fixedFiles, partitionScan } = options
-  const path = { dataPath, zeroCopyFallback, threads, perIo, batch, fixedFiles, partitionScan }
+  const { dataPath, zeroCopyFallback, sharedMemoryPath, sharedMemoryReadOnly, threads, perIo, batch, fixedFiles, partitionScan } = options
+  const shared = { sharedMemoryPath, sharedMemoryReadOnly }
+  const path = { dataPath, zeroCopyFallback, ...shared, threads, perIo, batch, fixedFiles, partitionScan }
   return { id, queues, depth, maxIoBytes, rotational, recovery, cpus, requestDeadlineMs: options.requestTimeoutMs, ...path }
 }
 

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import * as Args from '@oclif/core/args'
 import * as Flags from '@oclif/core/flags'
 import { BaseCommand, parseId, printWarning } from '../lib/base-command.ts'
@@ -76,10 +77,12 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
     })(),
     'user-recovery': Flags.boolean({ char: 'r', exclusive: ['recovery'], summary: 'the same as --recovery requeue' }),
     'data-path': Flags.option({
-      options: ['auto', 'copy', 'get-data', 'user-copy', 'zero-copy', 'auto-zero-copy'] as const,
+      options: ['auto', 'copy', 'get-data', 'user-copy', 'zero-copy', 'auto-zero-copy', 'shmem'] as const,
       summary: 'how data moves; default auto: the fastest that kernel and target have',
     })(),
     'zero-copy-fallback': Flags.boolean({ summary: 'with auto-zero-copy: register by hand what the driver cannot' }),
+    shmem: Flags.string({ helpValue: 'FILE', summary: 'memory that users of the device share: a file, usually of hugetlbfs' }),
+    'shmem-read-only': Flags.boolean({ dependsOn: ['shmem'], summary: 'map it for reading alone: it serves writes to the device' }),
     threads: Flags.integer({ helpValue: 'COUNT', summary: 'threads that serve native targets; default one per queue' }),
     'per-io': Flags.boolean({ summary: 'each thread serves some requests of every queue: allows more threads than queues' }),
     batch: Flags.boolean({ summary: 'requests come and go many at a time' }),
@@ -109,6 +112,7 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       ...(flags['user-recovery'] && { recovery: 'requeue' }),
       ...(flags['data-path'] !== undefined && { dataPath: flags['data-path'] }),
       ...(flags['zero-copy-fallback'] && { zeroCopyFallback: true }),
+      ...(flags.shmem !== undefined && { sharedMemory: { path: resolve(flags.shmem), readOnly: flags['shmem-read-only'] ?? false } }),
       ...(flags.threads !== undefined && { threads: flags.threads }),
       ...(flags['per-io'] && { perIo: true }),
       ...(flags.batch && { batch: true }),

@@ -117,6 +117,7 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^recovery (?=must)/, '--recovery '],
   [/^dataPath (?=must)/, '--data-path '],
   [/^zeroCopyFallback (?=must)/, '--zero-copy-fallback '],
+  [/^sharedMemory (?=must)/, '--shmem '],
   [/^threads (?=must)/, '--threads '],
   [/^perIo (?=must)/, '--per-io '],
   [/^batch (?=must)/, '--batch '],

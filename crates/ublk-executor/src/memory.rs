@@ -1,17 +1,18 @@
-//! Anonymous memory by the page: tag buffers and in-memory stores.
+//! Memory by the page: tag buffers, in-memory stores, and memory that is shared with other processes.
 //!
 //! A [`Mapping`] hands out addresses, not references: the kernel reads and writes this memory while Rust code runs, so no `&[u8]`
 //! to it may exist except for the moment of a copy. Concurrent access to the same bytes is a race between requests,
 //! which the block layer leaves to the device's users, as on a disk.
 
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// Page size assumed for alignment; larger pages only mean coarser discards.
 pub const PAGE_BYTES: usize = 4096;
 
-/// A private, zero-filled mapping that takes memory only where it was written.
+/// Mapped pages: private and zero-filled, taking memory only where they were written, or those of a file.
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
@@ -44,6 +45,21 @@ impl Mapping {
         let start = NonNull::new(start.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
         // SAFETY: the range is the mapping just made. NOHUGEPAGE changes no content; a kernel without THP answers EINVAL.
         let _ = unsafe { madvise(start.as_ptr().cast(), length, Advice::LinuxNoHugepage) };
+        Ok(Mapping { start, length })
+    }
+
+    /// Maps the first `length` bytes of a file (rounded up to 4 KiB), shared with everybody who maps it. Read-only, a write to it by copying
+    /// is a fault that ends the process: callers keep to reading.
+    ///
+    /// # Errors
+    /// The kernel's answer: EINVAL for a length that the file's file system does not take (whole huge pages), ENOMEM, EACCES.
+    pub fn of_file(file: BorrowedFd<'_>, length: usize, read_only: bool) -> std::io::Result<Mapping> {
+        let length = length.max(1).next_multiple_of(PAGE_BYTES);
+        let rights = if read_only { ProtFlags::READ } else { ProtFlags::READ | ProtFlags::WRITE };
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing of Rust's; others may change its bytes, and all access
+        // is by raw copies.
+        let start = unsafe { mmap(std::ptr::null_mut(), length, rights, MapFlags::SHARED, file, 0)? };
+        let start = NonNull::new(start.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
         Ok(Mapping { start, length })
     }
 

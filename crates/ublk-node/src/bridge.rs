@@ -268,7 +268,7 @@ impl Bridge {
 
     #[inline]
     fn publish(&mut self, number: u16) {
-        let Request { op, flags, start_sector, len_bytes } = *self.queue.request(number);
+        let Request { op, flags, start_sector, len_bytes, .. } = *self.queue.request(number);
         let started_ticks = self.queue.started_ticks(number).max(1);
         let tag = &mut self.tags[usize::from(number)];
         tag.generation = (tag.generation + 1) & GENERATION_MASK;

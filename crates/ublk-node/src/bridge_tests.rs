@@ -130,6 +130,7 @@ impl Live {
             write_zeroes: false,
             recovery: Recovery::Off,
             data_path: DataPath::Only(BufferMode::Copy),
+            shared_memory: None,
             threads: Threads::default(),
             queue_options: QueueOptions::default(),
             partition_scan: true,

@@ -2,6 +2,7 @@
 //!
 //! Thread: the one that made it. Everything that can wait runs on threads of its own (ops.rs).
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use napi::bindgen_prelude::{Function, Null, Object, Uint8Array, Unknown};
 use napi_derive::napi;
 use ublk::device::START_LIMIT;
 use ublk::{
-    BufferMode, Control, DataPath, Device, DeviceInfo, QueueOptions, Recovery, Target, Threads, ZeroCopyFallback,
+    BufferMode, Control, DataPath, Device, DeviceInfo, QueueOptions, Recovery, SharedMemory, Target, Threads,
+    ZeroCopyFallback,
 };
 
 use crate::error::NativeError;
@@ -54,8 +56,12 @@ pub struct DeviceSpec {
     pub write_zeroes: bool,
     /// off, requeue, reissue or fail-io.
     pub recovery: String,
-    /// auto, copy, get-data, user-copy, zero-copy or auto-zero-copy.
+    /// auto, copy, get-data, user-copy, zero-copy, auto-zero-copy or shmem.
     pub data_path: String,
+    /// File of memory that users share, for shmem.
+    pub shared_memory_path: Option<String>,
+    /// Map it for reading alone.
+    pub shared_memory_read_only: bool,
     /// Queue threads of a native target; null is one per queue.
     pub threads: Option<u32>,
     /// Each thread serves some tags of every queue.
@@ -110,6 +116,7 @@ impl DeviceSpec {
                 _ => Recovery::Off,
             },
             data_path: self.data_path(target),
+            shared_memory: None,
             threads: Threads { count: self.threads.map(|count| count as u16), per_io: self.per_io },
             queue_options: QueueOptions {
                 batch: self.batch,
@@ -128,6 +135,11 @@ impl DeviceSpec {
 }
 
 impl DeviceSpec {
+    fn open_shared_memory(&self) -> Result<Option<Arc<SharedMemory>>, ublk::Error> {
+        let path = self.shared_memory_path.as_deref().map(Path::new);
+        path.map(|path| SharedMemory::open(path, self.shared_memory_read_only).map(Arc::new)).transpose()
+    }
+
     fn data_path(&self, target: Option<&dyn Target>) -> DataPath {
         let named = BufferMode::ALL.into_iter().find(|mode| mode.name() == self.data_path);
         named.map_or_else(|| DataPath::Auto(target.map(Target::buffers).unwrap_or_default()), DataPath::Only)
@@ -208,7 +220,8 @@ pub(crate) fn add<'env>(
 fn add_now(key: u32, spec: &DeviceSpec, events: Events) -> Result<NativeDevice, NativeError> {
     let target = spec.open_target()?;
     let control = Control::open()?;
-    let device = Device::add(&control, spec.resolve(target.as_deref()))?;
+    let shared_memory = spec.open_shared_memory()?;
+    let device = Device::add(&control, ublk::DeviceSpec { shared_memory, ..spec.resolve(target.as_deref()) })?;
     let granted = device.granted();
     let data_path = device.buffers().name();
     let deadline = Duration::from_secs_f64(spec.request_deadline_ms / 1000.0);

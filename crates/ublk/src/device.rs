@@ -14,7 +14,7 @@ use ublk_uapi::{
 };
 
 use crate::control::{Control, Deletion, block_path, char_path};
-use crate::{DeviceId, DeviceInfo, Error, Target};
+use crate::{DeviceId, DeviceInfo, Error, SharedMemory, Target};
 
 /// How long another opener of the char device (udev) may take to let go, and devtmpfs to make the node.
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
@@ -58,12 +58,20 @@ pub enum BufferMode {
     ZeroCopy,
     /// The driver does that (AUTO_BUF_REG).
     AutoZeroCopy,
+    /// As `Copy`, but data in memory that the device's user shares with the server stays there (SHMEM_ZC).
+    SharedMemory,
 }
 
 impl BufferMode {
     /// Every mode.
-    pub const ALL: [BufferMode; 5] =
-        [BufferMode::Copy, BufferMode::GetData, BufferMode::UserCopy, BufferMode::ZeroCopy, BufferMode::AutoZeroCopy];
+    pub const ALL: [BufferMode; 6] = [
+        BufferMode::Copy,
+        BufferMode::GetData,
+        BufferMode::UserCopy,
+        BufferMode::ZeroCopy,
+        BufferMode::AutoZeroCopy,
+        BufferMode::SharedMemory,
+    ];
 
     fn features(self) -> Features {
         match self {
@@ -72,6 +80,7 @@ impl BufferMode {
             BufferMode::UserCopy => Features::USER_COPY,
             BufferMode::ZeroCopy => Features::SUPPORT_ZERO_COPY,
             BufferMode::AutoZeroCopy => Features::AUTO_BUF_REG | Features::SUPPORT_ZERO_COPY,
+            BufferMode::SharedMemory => Features::SHMEM_ZC,
         }
     }
 
@@ -83,6 +92,7 @@ impl BufferMode {
             BufferMode::UserCopy => "user-copy",
             BufferMode::ZeroCopy => "zero-copy",
             BufferMode::AutoZeroCopy => "auto-zero-copy",
+            BufferMode::SharedMemory => "shmem",
         }
     }
 
@@ -166,6 +176,8 @@ pub struct DeviceSpec {
     pub recovery: Recovery,
     /// How data shall move.
     pub data_path: DataPath,
+    /// Memory that the device's users share with this process; for [`BufferMode::SharedMemory`].
+    pub shared_memory: Option<Arc<SharedMemory>>,
     /// Which threads serve; for native targets.
     pub threads: Threads,
     /// How they talk to the driver; for native targets.
@@ -198,6 +210,7 @@ impl DeviceSpec {
             write_zeroes: geometry.write_zeroes,
             recovery: Recovery::Off,
             data_path: DataPath::Auto(target.buffers()),
+            shared_memory: None,
             threads: Threads::default(),
             queue_options: QueueOptions::default(),
             partition_scan: true,
@@ -267,6 +280,7 @@ pub struct CharDevice {
     max_io_bytes: u32,
     buffers: BufferMode,
     options: QueueOptions,
+    shared_memory: Option<Arc<SharedMemory>>,
 }
 
 impl CharDevice {
@@ -293,6 +307,10 @@ impl CharDevice {
     /// How the queues talk to the driver.
     pub fn options(&self) -> QueueOptions {
         self.options
+    }
+    /// What its users share.
+    pub(crate) fn shared_memory(&self) -> Option<&Arc<SharedMemory>> {
+        self.shared_memory.as_ref()
     }
 }
 
@@ -334,7 +352,7 @@ impl Device {
             is_live: false,
             is_deleted: false,
         };
-        match device.check_grant().and_then(|()| control.set_params(device.id(), &device.spec.params())) {
+        match device.check_grant().and_then(|()| device.set_up()) {
             Ok(()) => Ok(device),
             Err(error) => {
                 let _ = control.delete(device.id());
@@ -399,6 +417,7 @@ impl Device {
             max_io_bytes: self.granted.max_io_buf_bytes,
             buffers: self.buffers,
             options: self.spec.queue_options,
+            shared_memory: self.spec.shared_memory.clone(),
         });
         self.char_device = Some(Arc::clone(&char_device));
         self.was_served = true;
@@ -414,7 +433,15 @@ impl Device {
         }
         self.granted = self.control.add(&DeviceSpec { id: Some(id), ..self.spec.clone() }.dev_info(self.buffers))?;
         self.was_served = false;
-        self.control.set_params(id, &self.spec.params())
+        self.set_up()
+    }
+
+    /// What a device needs before its queues: parameters, and the memory that its users share.
+    fn set_up(&self) -> Result<(), Error> {
+        self.control.set_params(self.id(), &self.spec.params())?;
+        let Some(shared) = self.spec.shared_memory.as_deref() else { return Ok(()) };
+        let (address, length, flags) = shared.registration();
+        self.control.register_shared_memory(self.id(), address, length, flags).map(drop) // the only one, so number 0
     }
 
     /// START_DEV: the block device appears. Each queue's owner must have fetched its tags, with none refused.

@@ -6,6 +6,7 @@
 //! target/   null, mem, file: code that answers requests                                             -> target
 //! device    one device's life, over control
 //! serve     queue threads for a native target
+//! shared_memory  pages that a device's users share with it
 //! ```
 //!
 //! Knows nothing of Node. Unsafe code lives in `queue::descriptors` (the kernel's shared array) and in the three places that hand
@@ -18,6 +19,7 @@ pub mod device;
 pub mod error;
 pub mod queue;
 pub mod serve;
+pub mod shared_memory;
 pub mod target;
 
 pub use control::{Control, Deletion, DeviceInfo, list};
@@ -27,6 +29,7 @@ pub use device::{
 pub use error::Error;
 pub use queue::{Event, Queue, Request};
 pub use serve::{QueueFailure, Served, spawn_target};
+pub use shared_memory::SharedMemory;
 pub use target::Target;
 pub use ublk_executor::executor::RemoteHandle;
 pub use ublk_executor::{Wait, Waker};

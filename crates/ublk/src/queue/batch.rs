@@ -105,7 +105,7 @@ impl Batches {
     /// [`Error::NoMemory`], [`Error::Kernel`] before Linux 6.12.
     pub(super) fn open(device: &CharDevice, slots: &[Slot], external: &External) -> Result<Batches, Error> {
         let flags = match device.buffers() {
-            BufferMode::Copy | BufferMode::GetData => BatchFlags::HAS_BUF_ADDR,
+            BufferMode::Copy | BufferMode::GetData | BufferMode::SharedMemory => BatchFlags::HAS_BUF_ADDR,
             BufferMode::AutoZeroCopy if device.options().fallback != ZeroCopyFallback::Off => {
                 BatchFlags::AUTO_BUF_REG_FALLBACK
             }

@@ -57,10 +57,10 @@ impl Descriptors {
         let op = Op::from_code(descriptor.op_code());
         let flags = descriptor.flags();
         if op == Op::Flush {
-            return Request { op, flags, start_sector: 0, len_bytes: 0 }; // the driver leaves -1 for the sector
+            return Request { op, flags, ..Request::default() }; // the driver leaves -1 for the sector
         }
         let len_bytes = descriptor.nr_sectors << ublk_uapi::SECTOR_SHIFT;
-        Request { op, flags, start_sector: descriptor.start_sector.0, len_bytes }
+        Request { op, flags, start_sector: descriptor.start_sector.0, len_bytes, shared_at: descriptor.addr }
     }
 }
 

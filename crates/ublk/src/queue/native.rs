@@ -15,14 +15,16 @@ use ublk_executor::{Mapping, Wait};
 use super::{BackingIo, BufferAddress, Event, Op, Queue, Slot};
 use crate::device::CharDevice;
 use crate::target::{Progress, QueueTarget, Target};
-use crate::{BufferMode, Error};
+use crate::{BufferMode, Error, SharedMemory};
 
 /// What a target may do for the request at hand.
 pub struct Io<'a> {
     queue: &'a mut Queue,
-    buffers: Option<&'a Mapping>,
+    /// Where the request's data is, in memory of this process; none in the zero-copy modes.
+    data: Option<(&'a Mapping, usize)>,
     open: &'a mut u16,
     tag: u16,
+    /// The same as an address.
     buffer: BufferAddress,
     broken: &'a mut Option<Error>,
 }
@@ -37,30 +39,25 @@ impl Io<'_> {
         }
     }
 
-    /// Overwrites the first `length` bytes of the tag's buffer with zeroes.
+    /// Overwrites the first `length` bytes of the request's data with zeroes.
     pub fn zero_buffer(&mut self, length: usize) {
-        if let Some((buffers, offset)) = self.tag_buffer() {
-            buffers.overwrite_with_zeroes(offset, length);
+        if let Some((data, offset)) = self.data {
+            data.overwrite_with_zeroes(offset, length);
         }
     }
 
-    /// Fills the tag's buffer from a store.
+    /// Fills the request's data from a store.
     pub fn copy_from_store(&mut self, store: &Mapping, store_offset: usize, length: usize) {
-        if let Some((buffers, offset)) = self.tag_buffer() {
-            buffers.copy_from(offset, store, store_offset, length);
+        if let Some((data, offset)) = self.data {
+            data.copy_from(offset, store, store_offset, length);
         }
     }
 
-    /// Stores the tag's buffer.
+    /// Stores the request's data.
     pub fn copy_to_store(&mut self, store: &Mapping, store_offset: usize, length: usize) {
-        if let Some((buffers, offset)) = self.tag_buffer() {
-            store.copy_from(store_offset, buffers, offset, length);
+        if let Some((data, offset)) = self.data {
+            store.copy_from(store_offset, data, offset, length);
         }
-    }
-
-    fn tag_buffer(&self) -> Option<(&Mapping, usize)> {
-        let offset = usize::from(self.tag) * self.queue.device().max_io_bytes() as usize;
-        self.buffers.map(|buffers| (buffers, offset))
     }
 }
 
@@ -77,6 +74,7 @@ pub(crate) struct NativeQueue {
     queue: Queue,
     target: Box<dyn QueueTarget>,
     buffers: Option<Mapping>,
+    shared_memory: Option<Arc<SharedMemory>>,
     tags: Vec<TagState>,
     broken: Option<Error>,
     is_failing: bool,
@@ -96,6 +94,7 @@ impl NativeQueue {
             target: target.queue(device, queue.tags())?,
             queue,
             buffers,
+            shared_memory: device.shared_memory().cloned(),
             broken: None,
             is_failing: false,
         })
@@ -108,7 +107,8 @@ impl NativeQueue {
     /// Fetches every tag; START_DEV may be sent from now on.
     pub(crate) fn fetch_all(&mut self) -> Result<(), Error> {
         // Only where the driver copies by itself does it take an address.
-        let takes_address = matches!(self.queue.device().buffers(), BufferMode::Copy | BufferMode::GetData);
+        let buffers = self.queue.device().buffers();
+        let takes_address = !buffers.is_zero_copy() && buffers != BufferMode::UserCopy;
         for tag in self.all_tags() {
             let buffer = if takes_address { self.tags[usize::from(tag)].buffer } else { BufferAddress::NONE };
             self.queue.fetch(tag, buffer)?;
@@ -162,7 +162,7 @@ impl NativeQueue {
     #[inline]
     fn start(&mut self, tag: u16) {
         match self.queue.device().buffers() {
-            BufferMode::Copy | BufferMode::GetData => {}
+            BufferMode::Copy | BufferMode::GetData | BufferMode::SharedMemory => {}
             BufferMode::ZeroCopy | BufferMode::AutoZeroCopy => {
                 let registered = self.queue.register_pages(tag);
                 self.note(registered);
@@ -197,14 +197,16 @@ impl NativeQueue {
     fn parts(&mut self, tag: u16) -> (&mut dyn QueueTarget, super::Request, Io<'_>) {
         let state = &mut self.tags[usize::from(tag)];
         let request = *self.queue.request(tag);
-        let io = Io {
-            queue: &mut self.queue,
-            buffers: self.buffers.as_ref(),
-            open: &mut state.backing,
-            tag,
-            buffer: state.buffer,
-            broken: &mut self.broken,
+        let (data, buffer) = match (request.in_shared_memory(), &self.shared_memory) {
+            (Some(offset), Some(shared)) => {
+                (Some((shared.mapping(), offset)), shared_address(shared, offset, request.len_bytes))
+            }
+            _ => {
+                let offset = usize::from(tag) * self.queue.device().max_io_bytes() as usize;
+                (self.buffers.as_ref().map(|buffers| (buffers, offset)), state.buffer)
+            }
         };
+        let io = Io { queue: &mut self.queue, data, open: &mut state.backing, tag, buffer, broken: &mut self.broken };
         (self.target.as_mut(), request, io)
     }
 
@@ -225,7 +227,7 @@ impl NativeQueue {
     fn commit(&mut self, tag: u16, mut result: i32, mut buffer: BufferAddress) {
         assert!(self.tags[usize::from(tag)].backing == 0, "tag {tag} is answered with I/O open");
         match self.queue.device().buffers() {
-            BufferMode::Copy | BufferMode::ZeroCopy | BufferMode::AutoZeroCopy => {}
+            BufferMode::Copy | BufferMode::ZeroCopy | BufferMode::AutoZeroCopy | BufferMode::SharedMemory => {}
             // The driver insists on an address for a read, also for one that failed; nothing is copied to or from it then.
             BufferMode::GetData if buffer == BufferAddress::NONE => buffer = self.place(tag),
             BufferMode::GetData => {}
@@ -308,6 +310,12 @@ fn tag_buffer(device: &CharDevice, buffers: Option<&Mapping>, tag: usize) -> Buf
     let bytes = device.max_io_bytes() as usize;
     // SAFETY: `max_io_bytes` of the mapping for each tag; it is dropped after the queue, and Rust touches it by raw copies only.
     unsafe { BufferAddress::new(buffers.address(tag * bytes, bytes)) }
+}
+
+#[allow(unsafe_code)]
+fn shared_address(shared: &SharedMemory, offset: usize, length: u32) -> BufferAddress {
+    // SAFETY: `address` checks that the request's data, which is what it is used for, lies in the mapping; the queue's device keeps that.
+    unsafe { BufferAddress::new(shared.mapping().address(offset, length as usize)) }
 }
 
 impl Drop for NativeQueue {

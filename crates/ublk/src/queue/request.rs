@@ -1,6 +1,6 @@
 //! A request as the block layer made it, copied out of the shared descriptor.
 
-use ublk_uapi::{IoFlags, IoOp, SECTOR_BYTES};
+use ublk_uapi::{IoFlags, IoOp, SECTOR_BYTES, ShmemPosition};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,11 +70,13 @@ pub struct Request {
     pub start_sector: u64,
     /// Length in bytes; 0 for FLUSH.
     pub len_bytes: u32,
+    /// Where its data lies in shared memory.
+    pub(super) shared_at: u64,
 }
 
 impl Default for Request {
     fn default() -> Request {
-        Request { op: Op::Other(0), flags: IoFlags::empty(), start_sector: 0, len_bytes: 0 }
+        Request { op: Op::Other(0), flags: IoFlags::empty(), start_sector: 0, len_bytes: 0, shared_at: 0 }
     }
 }
 
@@ -89,6 +91,13 @@ impl Request {
     #[inline]
     pub fn has_data(&self) -> bool {
         matches!(self.op, Op::Read | Op::Write)
+    }
+
+    /// Byte of its data in the memory that the device's users share, if it lies there.
+    #[inline]
+    pub(super) fn in_shared_memory(&self) -> Option<usize> {
+        let is_there = self.flags.contains(IoFlags::SHMEM_ZC);
+        is_there.then(|| ShmemPosition::from_addr(self.shared_at).offset_bytes as usize)
     }
 
     /// This write is durable when it completes.
