@@ -27,6 +27,8 @@ pub struct QueueFailure {
 pub enum ServeEvent {
     /// A queue cannot serve any more; stop the device.
     QueueFailed(QueueFailure),
+    /// Something happened to the target that it can live with: a leg of a mirror has failed, or is in sync again.
+    Warning(String),
     /// The last queue thread has ended, for whatever reason.
     Ended,
 }
@@ -65,6 +67,8 @@ impl Served {
 /// Those of [`Device::open`] and of a queue's ring. Nothing keeps running then, and the char device is closed.
 pub fn spawn_target(device: &mut Device, target: Arc<dyn Target>, observer: Observer) -> Result<Served, Error> {
     let char_device = device.open()?;
+    let warn = Arc::clone(&observer);
+    target.report_to(Box::new(move |message| warn(ServeEvent::Warning(message))));
     let spawned = spawn_all(device, &char_device, &target, &observer);
     drop(char_device);
     if spawned.is_err() {

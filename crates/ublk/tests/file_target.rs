@@ -76,3 +76,13 @@ fn the_served_size_is_whole_blocks_of_the_size_asked_for() {
         assert_eq!(file(&path, &options).unwrap().geometry().size_bytes, served);
     }
 }
+
+/// Regression: whether holes can be punched was tried right behind what is served, in the middle of the file.
+#[test]
+fn what_lies_behind_the_served_size_is_left_alone() {
+    let scratch = Scratch::new("behind");
+    let path = scratch.path("disk.img");
+    std::fs::write(&path, vec![0xa5; 1 << 20]).unwrap();
+    file(&path, &FileOptions { size_bytes: Some(4096), ..FileOptions::default() }).unwrap();
+    assert!(std::fs::read(&path).unwrap().iter().all(|&byte| byte == 0xa5));
+}

@@ -22,6 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use io_uring::types::Timespec;
 use ublk_executor::executor::RemoteHandle;
 use ublk_executor::external::External;
 use ublk_executor::{Completion, LocalExecutor, Wait, clock};
@@ -111,6 +112,8 @@ pub struct Queue {
     /// Where requests come and go many at a time.
     batches: Option<Box<Batches>>,
     tags: Vec<TagState>,
+    /// How long each tag's delay is: the kernel reads it when the time-out is submitted.
+    delays: Box<[Timespec]>,
     with_driver: u32,
     with_server: u32,
     backing: u32,
@@ -165,6 +168,7 @@ impl Queue {
             buffers: device.buffers(),
             files,
             batches: batches.map(Box::new),
+            delays: vec![Timespec::new(); tags.len()].into_boxed_slice(),
             tags,
             with_driver: 0,
             with_server: 0,

@@ -9,6 +9,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ublk_executor::{Mapping, Wait};
 
@@ -34,6 +35,15 @@ impl Io<'_> {
     #[inline]
     pub fn start(&mut self, file: u16, part: u16, io: BackingIo) {
         match self.queue.push_backing(self.tag, part, file + 1, self.buffer, io) {
+            Ok(()) => *self.open += 1,
+            Err(error) => *self.broken = Some(error),
+        }
+    }
+
+    /// Comes to `resume` with `part` after this long, with a result of no meaning. A request has one of these at a time.
+    #[inline]
+    pub fn delay(&mut self, part: u16, duration: Duration) {
+        match self.queue.push_delay(self.tag, part, duration) {
             Ok(()) => *self.open += 1,
             Err(error) => *self.broken = Some(error),
         }

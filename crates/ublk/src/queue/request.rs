@@ -71,7 +71,7 @@ pub struct Request {
     /// Length in bytes; 0 for FLUSH.
     pub len_bytes: u32,
     /// Where its data lies in shared memory.
-    pub(super) shared_at: u64,
+    pub(crate) shared_at: u64,
 }
 
 impl Default for Request {
@@ -98,6 +98,12 @@ impl Request {
     pub(super) fn in_shared_memory(&self) -> Option<usize> {
         let is_there = self.flags.contains(IoFlags::SHMEM_ZC);
         is_there.then(|| ShmemPosition::from_addr(self.shared_at).offset_bytes as usize)
+    }
+
+    /// What a request that has succeeded is answered with: the bytes of data, 0 for the operations without.
+    #[inline]
+    pub fn done_bytes(&self) -> i32 {
+        if self.has_data() { self.len_bytes as i32 } else { 0 }
     }
 
     /// This write is durable when it completes.

@@ -1,6 +1,7 @@
 //! Builds and pushes every command of a queue's ring: the one place where addresses go to the kernel.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
 use io_uring::{opcode, squeue::Entry, types};
 use ublk_executor::RingError;
@@ -324,10 +325,23 @@ impl Queue {
         Ok(())
     }
 
+    /// Starts a time-out; its end is that of a backing operation.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the ring is broken.
+    pub(super) fn push_delay(&mut self, tag: u16, part: u16, duration: Duration) -> Result<(), Error> {
+        let timespec = &mut self.delays[usize::from(tag)];
+        *timespec = types::Timespec::from(duration);
+        let entry = opcode::Timeout::new(timespec).build();
+        self.push(entry, Label::backing(tag, part))?;
+        self.backing += 1;
+        Ok(())
+    }
+
     #[inline(always)] // a call would copy the entry once more
     fn push(&mut self, entry: Entry, label: Label) -> Result<(), Error> {
-        // SAFETY: entries point only to a `BufferAddress`, whose maker promised that it outlives the queue; `Drop` of the queue waits for
-        // backing operations, and a ring that is closed takes its ublk commands back before the driver could use their addresses.
+        // SAFETY: entries point only to a `BufferAddress`, whose maker promised that it outlives the queue, or to a place of `delays`, which
+        // is the queue's own and is never moved; `Drop` of the queue waits for backing operations, and a ring that is closed takes its ublk commands back before the driver could use their addresses.
         let pushed = unsafe { self.external.push(entry, label.0) };
         pushed.map_err(|error| Error::from_ring(error, Some(self.device.id())))
     }

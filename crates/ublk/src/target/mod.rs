@@ -3,9 +3,14 @@
 //! A [`Target`] is one per device and shared by its queues; it makes one [`QueueTarget`] per queue, on the queue's thread. Requests either
 //! complete at once or by operations on the queue's own ring: a target never blocks, allocates or locks per request.
 
+mod backing;
+mod fault;
 mod file;
 mod mem;
+mod mirror;
 mod null;
+mod stripe;
+mod transfer;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -14,9 +19,13 @@ pub use crate::queue::native::Io;
 pub use crate::queue::{BackingIo, BufferAddress, Op, Request};
 use crate::{BufferMode, CharDevice, Error};
 
-pub use file::{FileOptions, open as file};
+pub use backing::FileOptions;
+pub use fault::{DieAt, Faults, fault};
+pub use file::open as file;
 pub use mem::{mem, mem_zero_copy};
+pub use mirror::open as mirror;
 pub use null::null;
+pub use stripe::{StripeOptions, open as stripe};
 
 /// What a target can do and how large it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +65,21 @@ impl Geometry {
             read_only: false,
         }
     }
+
+    /// Of a target that keeps its bytes in files or block devices.
+    fn of_files(size_bytes: u64, block_bytes: u32, can_punch: bool, read_only: bool) -> Geometry {
+        Geometry {
+            size_bytes,
+            logical_block_bytes: block_bytes,
+            physical_block_bytes: block_bytes.max(4096),
+            volatile_cache: true,
+            fua: true,
+            discard: can_punch,
+            write_zeroes: true,
+            rotational: false,
+            read_only,
+        }
+    }
 }
 
 /// How a request goes on.
@@ -69,9 +93,38 @@ pub enum Progress {
     DoneAt(i32, BufferAddress),
 }
 
+/// Hears of what happened to a target, as a sentence; called on a queue thread or one of the target's own: it must not block.
+pub type Report = Box<dyn Fn(String) + Send + Sync>;
+
+/// One leg of a target that keeps its data more than once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegStatus {
+    /// Path as given.
+    pub path: String,
+    /// What it is good for.
+    pub state: LegState,
+}
+
+/// What a leg is good for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LegState {
+    /// It has every acknowledged write, and is read.
+    InSync,
+    /// It gets new writes, and is being brought up to date.
+    Resyncing {
+        /// Bytes of the device that are done.
+        done_bytes: u64,
+    },
+    /// It is out of use.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
 /// Answers a device's requests.
 pub trait Target: Send + Sync {
-    /// Word in `info`: null, mem, file.
+    /// Word in `info`: null, mem, file, stripe, mirror, fault.
     fn kind(&self) -> &'static str;
     /// Size and abilities.
     fn geometry(&self) -> Geometry;
@@ -80,6 +133,14 @@ pub trait Target: Send + Sync {
     /// Files for the ring's table, in the order of their numbers in [`Io::start`].
     fn files(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
+    }
+    /// The parts of a target that keeps its data more than once; none for the others.
+    fn legs(&self) -> Vec<LegStatus> {
+        Vec::new()
+    }
+    /// Where to tell what happens while nobody calls.
+    fn report_to(&self, report: Report) {
+        let _ = report;
     }
     /// Makes the part that serves the requests of one thread, on tags numbered from 0 to `tags`; called on that thread.
     ///

@@ -1,0 +1,156 @@
+//! One operation on one file, from its first submission to its end: what `file`, `stripe` and `mirror` are made of.
+//!
+//! FLUSH is fdatasync, FUA is RWF_DSYNC, DISCARD punches a hole, WRITE_ZEROES zeroes a range by the cheapest way that the file system has.
+//! Short reads and writes are resumed, and the file system's errors (ENOSPC, EIO) are the result as they are.
+
+use std::sync::Arc;
+
+use ublk_executor::Mapping;
+use ublk_uapi::IoFlags;
+
+use super::{BackingIo, BufferAddress, Io, Op, Request};
+use crate::{CharDevice, Error};
+
+const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+
+/// Zero bytes written at a time where the file system cannot zero a range by itself.
+const ZEROES_BYTES: u32 = 1 << 20;
+
+/// Zero bytes for a queue's transfers.
+pub(super) struct Zeroes(Mapping);
+
+impl Zeroes {
+    pub(super) fn new(device: &Arc<CharDevice>) -> Result<Zeroes, Error> {
+        let no_memory = |_| Error::NoMemory { what: "a buffer of zeroes".into(), id: Some(device.id()) };
+        Mapping::new(ZEROES_BYTES as usize).map(Zeroes).map_err(no_memory)
+    }
+
+    #[allow(unsafe_code)]
+    fn address(&self) -> BufferAddress {
+        // SAFETY: nobody ever writes to this mapping, and it lives in the target, which outlives the queue.
+        unsafe { BufferAddress::new(self.0.address(0, ZEROES_BYTES as usize)) }
+    }
+}
+
+/// Where a transfer takes place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    /// The target's file, 0 is its first.
+    pub(super) file: u16,
+    /// First byte in the file.
+    pub(super) offset: u64,
+    /// First byte in the request's data.
+    pub(super) data_offset: u32,
+    /// Bytes; 0 for FLUSH.
+    pub(super) length: u32,
+}
+
+impl Span {
+    /// The whole request, at the same place of file `file`.
+    #[inline]
+    pub(super) fn whole(request: &Request, file: u16) -> Span {
+        Span { file, offset: request.offset_bytes(), data_offset: 0, length: request.len_bytes }
+    }
+}
+
+/// Where an operation stands. One operation on the ring is open at a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Transfer {
+    step: Step,
+    /// Bytes done so far.
+    done: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Data,
+    Sync,
+    Punch,
+    ZeroRange,
+    WriteZeroes,
+}
+
+impl Transfer {
+    pub(super) const IDLE: Transfer = Transfer { step: Step::Data, done: 0 };
+
+    /// Starts the request's operation on a span; its ends come to `resume` with `part`. False: there is no such operation on files.
+    #[inline]
+    pub(super) fn start(&mut self, request: &Request, span: Span, part: u16, zeroes: &Zeroes, io: &mut Io<'_>) -> bool {
+        let step = match request.op {
+            Op::Read | Op::Write => Step::Data,
+            Op::Flush => Step::Sync,
+            Op::Discard => Step::Punch,
+            Op::WriteZeroes if request.flags.contains(IoFlags::NOUNMAP) => Step::ZeroRange,
+            Op::WriteZeroes => Step::Punch,
+            Op::Other(_) => return false,
+        };
+        *self = Transfer { step, done: 0 };
+        self.next(request, span, part, zeroes, io);
+        true
+    }
+
+    /// Goes on after a completion. Some when the operation has ended: bytes of data, 0 for the operations without, or -errno.
+    #[inline]
+    pub(super) fn resume(
+        &mut self,
+        request: &Request,
+        span: Span,
+        part: u16,
+        result: i32,
+        zeroes: &Zeroes,
+        io: &mut Io<'_>,
+    ) -> Option<i32> {
+        match (self.step, result) {
+            (_, errno) if errno == -libc::EAGAIN || errno == -libc::EINTR => {}
+            (Step::Data | Step::WriteZeroes, 0) => return Some(-libc::EIO), // the file became shorter
+            (Step::Data | Step::WriteZeroes, 1..) => {
+                self.done += result as u32;
+                if self.done == span.length {
+                    return self.durable(request, span, part, zeroes, io);
+                }
+            }
+            (Step::Punch, errno) if is_missing(errno) && request.op == Op::WriteZeroes => self.step = Step::ZeroRange,
+            (Step::ZeroRange, errno) if is_missing(errno) => self.step = Step::WriteZeroes,
+            (Step::Punch | Step::ZeroRange, 0) => return self.durable(request, span, part, zeroes, io),
+            _ => return Some(result),
+        }
+        self.next(request, span, part, zeroes, io);
+        None
+    }
+
+    /// Starts the operation on the ring that the step asks for.
+    #[inline]
+    fn next(&self, request: &Request, span: Span, part: u16, zeroes: &Zeroes, io: &mut Io<'_>) {
+        let done = self.done;
+        let (offset, data_offset) = (span.offset + u64::from(done), span.data_offset + done);
+        let (left, whole) = (span.length - done, u64::from(span.length));
+        let operation = match self.step {
+            Step::Data if request.op == Op::Read => BackingIo::Read { offset, data_offset, length: left },
+            Step::Data => BackingIo::Write { offset, data_offset, length: left, is_durable: request.is_fua() },
+            Step::Sync => BackingIo::Sync,
+            Step::Punch => BackingIo::Allocate { mode: PUNCH_HOLE, offset, length: whole },
+            Step::ZeroRange => BackingIo::Allocate { mode: ZERO_RANGE, offset, length: whole },
+            Step::WriteZeroes => {
+                BackingIo::WriteZeroes { zeroes: zeroes.address(), offset, length: left.min(ZEROES_BYTES) }
+            }
+        };
+        io.start(span.file, part, operation);
+    }
+
+    /// The data is in place: zeroing with FUA still wants a sync, a FUA write was durable by itself.
+    #[inline]
+    fn durable(&mut self, request: &Request, span: Span, part: u16, zeroes: &Zeroes, io: &mut Io<'_>) -> Option<i32> {
+        if request.op == Op::WriteZeroes && request.is_fua() {
+            self.step = Step::Sync;
+            self.next(request, span, part, zeroes, io);
+            return None;
+        }
+        let has_data = matches!(request.op, Op::Read | Op::Write);
+        Some(if has_data { span.length as i32 } else { 0 })
+    }
+}
+
+fn is_missing(errno: i32) -> bool {
+    errno == -libc::EOPNOTSUPP || errno == -libc::ENOSYS
+}
