@@ -33,6 +33,8 @@ export interface DeviceEvents {
   close: []
   /** Something failed while nobody was calling: a handler, a worker, a queue. Nothing is emitted when nobody listens. */
   error: [error: UblkError]
+  /** Something that the device can live with: a leg of a mirror has failed, or is in sync again. */
+  warning: [error: UblkError]
   /** A handler missed its deadline; the request was answered ETIMEDOUT. */
   timeout: [details: { queue: number }]
 }
@@ -348,6 +350,9 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
       case 'queue-failed':
         this.#findingReason = this.#queueFailed(event)
         break
+      case 'warning':
+        if (event.error !== null) this.#warn(fromNative(event.error))
+        break
       case 'ended':
         this.#exclusive(() => this.#ended()).catch((error: UblkError) => this.#tell(error))
         break
@@ -382,6 +387,10 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     queueMicrotask(() => {
       if (this.listenerCount('error') > 0) this.emit('error', error)
     })
+  }
+
+  #warn(warning: UblkError): void {
+    queueMicrotask(() => this.emit('warning', warning))
   }
 
   #enter(state: DeviceState, ...events: readonly ('start' | 'stop' | 'close')[]): void {

@@ -23,15 +23,43 @@ export interface NativeError {
 
 /** A native target. Mirror of `TargetSpec` in crates/ublk-node/src/target.rs. */
 export interface TargetSpec {
-  kind: 'null' | 'mem' | 'file'
-  /** Bytes; null for a file means the size it has. */
+  kind: 'null' | 'mem' | 'file' | 'stripe' | 'mirror' | 'fault'
+  /** Bytes of the device; null for targets over files means what those have. */
   sizeBytes: number | null
-  path: string | null
+  /** Files or block devices: one for a file, the legs of a stripe or a mirror, none for the others. */
+  paths: string[]
   /** O_DIRECT. */
   direct: boolean
-  /** Make the file if it is missing, grow it if it is shorter than `sizeBytes`. */
+  /** Make the files that are missing, grow those that are too short for `sizeBytes`; for a mirror, make legs of files that are none. */
   create: boolean
   readOnly: boolean
+  /** Of a stripe: a power of two from 4096 on. */
+  chunkBytes: number | null
+  /** The target below a fault: one; none for the others. */
+  over: TargetSpec[]
+  /** Of a fault. */
+  faults: FaultSpec | null
+}
+
+/** What a fault does. Mirror of `FaultSpec` in crates/ublk-node/src/target.rs. */
+export interface FaultSpec {
+  /** Of every request. */
+  delayMs: number
+  /** Share of the requests that fail, 0 to 1. */
+  errorRate: number
+  /** Operations that may fail; empty means all. */
+  errorOps: NativeOpStats['op'][]
+  /** First byte of the range that may fail, and the first after it; null without one. */
+  errorBegin: number | null
+  errorEnd: number | null
+  /** Share of the writes that are torn, 0 to 1. */
+  tornWriteRate: number
+  /** Decides which. */
+  seed: number
+  /** Null does not die. */
+  dieAt: 'fetch' | 'commit' | null
+  /** Number of the request at which it dies, from 1. */
+  dieAfter: number
 }
 
 /** Mirror of `DeviceSpec` in crates/ublk-node/src/device.rs. */
@@ -129,10 +157,11 @@ export interface NativeEvent {
    * `queue-failed`: a queue went into fail mode (`error` says why); the device is being stopped.
    * `queue-stuck`: a worker's synchronous handler is past its deadline: terminate that worker.
    * `request-timeout`: a handler missed its deadline and the request was answered ETIMEDOUT.
+   * `warning`: something that the target can live with (`error` says what): a leg of a mirror has failed, or is in sync again.
    * `ended`: the device stopped serving though nobody asked here (another process stopped or deleted it, or it failed);
    *          every queue of it is gone.
    */
-  kind: 'queue-failed' | 'queue-stuck' | 'request-timeout' | 'ended'
+  kind: 'queue-failed' | 'queue-stuck' | 'request-timeout' | 'warning' | 'ended'
   queue: number | null
   error: NativeError | null
 }
@@ -155,6 +184,18 @@ export interface NativeStats {
   /** io_uring_enter calls and completions reaped, for batching figures. */
   enters: number
   completions: number
+  /** Of a mirror; empty for other targets. */
+  legs: NativeLeg[]
+}
+
+/** One leg of a mirror. Mirror of `NativeLeg` in crates/ublk-node/src/stats.rs. */
+export interface NativeLeg {
+  path: string
+  state: 'in-sync' | 'resyncing' | 'failed'
+  /** Why it failed, else null. */
+  error: string | null
+  /** Bytes of the device that are done; null unless it is resyncing. */
+  resyncedBytes: number | null
 }
 
 /** Mirror of `NativeDevice` in crates/ublk-node/src/device.rs. Lives on the thread that created it. */

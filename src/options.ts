@@ -19,7 +19,7 @@ export type Recovery = 'off' | 'requeue' | 'reissue' | 'fail-io'
 /** Options of `createDevice` and `Device.create`. */
 export interface DeviceOptions extends QueueOptions {
   /**
-   * Where the bytes live: a backend object (served on this thread), a native target (`memory`, `file`, `nullTarget`), or a module run in
+   * Where the bytes live: a backend object (served on this thread), a native target (`memory`, `file`, `stripe`, …), or a module run in
    * workers: its URL, its path, or `worker(url, { options })`.
    */
   backend: Backend | NativeTarget | WorkerBackend | URL | string
@@ -148,14 +148,16 @@ export function checkOptions(options: DeviceOptions): CheckedOptions {
 
 /** The native description of a device with a native target. */
 export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): DeviceSpec {
-  const sizeBytes = options.sizeBytes ?? target.sizeBytes
-  if (sizeBytes === null && target.kind !== 'file') {
+  const base = baseOf(target)
+  const sizeBytes = options.sizeBytes ?? base.sizeBytes
+  const isOverFiles = base.paths.length > 0
+  if (sizeBytes === null && !isOverFiles) {
     throw invalidType('size', 'given: a memory or null target has none of its own', undefined)
   }
-  const blockSize = options.blockSize ?? (target.kind === 'file' ? null : DEFAULT_BLOCK_SIZE)
+  const blockSize = options.blockSize ?? (isOverFiles ? null : DEFAULT_BLOCK_SIZE)
   if (sizeBytes !== null) checkDeviceSize(sizeBytes, blockSize ?? DEFAULT_BLOCK_SIZE)
   checkPhysical(options.physicalBlockSize, blockSize)
-  const readOnly = (options.readOnly ?? false) || target.readOnly
+  const readOnly = (options.readOnly ?? false) || base.readOnly
   return {
     ...commonSpec(options),
     sizeBytes,
@@ -167,8 +169,19 @@ export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): D
     fua: false,
     discard: false,
     writeZeroes: false,
-    target: { ...target, sizeBytes, readOnly },
+    target: onBase(target, { sizeBytes, readOnly }),
   }
+}
+
+/** The target below all layers: the one that has the bytes. */
+function baseOf(target: TargetSpec): TargetSpec {
+  const [below] = target.over
+  return below === undefined ? target : baseOf(below)
+}
+
+/** The same target, with other values for the one below all layers. */
+function onBase(target: TargetSpec, values: Partial<TargetSpec>): TargetSpec {
+  return target.over.length === 0 ? { ...target, ...values } : { ...target, over: target.over.map((below) => onBase(below, values)) }
 }
 
 /** The native description of a device with a JavaScript backend. */

@@ -32,6 +32,19 @@ export interface DeviceStats {
   /** `io_uring_enter` calls, and completions they brought: completions / enters is the batch size. */
   enters: number
   completions: number
+  /** Of a mirror, in the order given; empty for other targets. */
+  legs: LegStats[]
+}
+
+/** One leg of a mirror. */
+export interface LegStats {
+  path: string
+  /** 'in-sync': has every acknowledged write. 'resyncing': is being brought up to date. 'failed': out of use until the mirror is opened again. */
+  state: 'in-sync' | 'resyncing' | 'failed'
+  /** Why it failed, else null. */
+  error: string | null
+  /** Bytes of the device that are done; null unless it is resyncing. */
+  resyncedBytes: number | null
 }
 
 const OPERATIONS: Record<NativeOpStats['op'], OperationName> = {
@@ -48,7 +61,7 @@ export function toDeviceStats(native: NativeStats): DeviceStats {
     operations[name] = { requests: 0, bytes: 0, errors: 0, latency: { mean: 0, p50: 0, p99: 0, p999: 0, max: 0 } }
   }
   for (const op of native.ops) operations[OPERATIONS[op.op]] = toOperationStats(op)
-  return { operations, inFlight: native.inFlight, enters: native.enters, completions: native.completions }
+  return { operations, inFlight: native.inFlight, enters: native.enters, completions: native.completions, legs: native.legs }
 }
 
 function toOperationStats(op: NativeOpStats): OperationStats {

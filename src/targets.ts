@@ -5,21 +5,22 @@
  */
 import { resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { invalidType, invalidValue } from './errors.ts'
-import type { TargetSpec } from './native.ts'
+import { invalidType, invalidValue, outOfRange } from './errors.ts'
+import type { FaultSpec, TargetSpec } from './native.ts'
+import type { OperationName } from './request.ts'
 import { parseSize, type Size } from './size.ts'
 
-/** A target that runs in native code, made by `memory`, `file` or `nullTarget`. */
+/** A target that runs in native code, made by `memory`, `file`, `stripe`, `mirror`, `fault` or `nullTarget`. */
 export class NativeTarget {
-  /** 'null', 'mem' or 'file'. */
-  readonly kind: 'null' | 'mem' | 'file'
+  /** 'null', 'mem', 'file', 'stripe', 'mirror' or 'fault'. */
+  readonly kind: TargetSpec['kind']
   /** @internal */
   readonly spec: TargetSpec
 
   /** @internal */
-  constructor(spec: TargetSpec) {
+  constructor(spec: Partial<TargetSpec> & Pick<TargetSpec, 'kind'>) {
     this.kind = spec.kind
-    this.spec = spec
+    this.spec = { ...EMPTY, ...spec }
   }
 }
 
@@ -43,47 +44,121 @@ export interface MemoryOptions {
   size?: Size
 }
 
-/** Options of `file`. */
-export interface FileOptions {
-  /** Image file or block device. */
-  path: string | URL
-  /** Size of the device; default the size the file has. */
+/** What the targets over files and block devices have in common. */
+export interface FilesOptions {
+  /** Size of the device; default the size that the files have. */
   size?: Size
   /** Bypass the page cache (O_DIRECT). Default false. */
   direct?: boolean
-  /** Make the file if it is missing, and grow it if it is shorter than `size`. Default false. */
+  /** Make files that are missing, and grow those that are shorter than `size` needs. Default false. */
   create?: boolean
   /** Open for reading only: the device is read-only. Default false. */
   readOnly?: boolean
 }
 
+/** Options of `file`. */
+export interface FileOptions extends FilesOptions {
+  /** Image file or block device. */
+  path: string | URL
+}
+
+/** Options of `mirror`. */
+export interface LegsOptions extends FilesOptions {
+  /** Image files or block devices: 2 to 8 for a mirror, 2 to 255 for a stripe. Always in the same order. */
+  paths: (string | URL)[]
+}
+
+/** Options of `stripe`. */
+export interface StripeOptions extends LegsOptions {
+  /** Bytes that go to one leg before the next: a power of two from 4096 to 1 GiB. Default 64 KiB. */
+  chunk?: Size
+}
+
+/** Options of `fault`. What is not given does not happen. */
+export interface FaultOptions {
+  /** Every request waits this long first, in milliseconds, up to an hour. */
+  delayMs?: number
+  /** Share of the requests that fail with EIO, 0 to 1. Default 1 where `errorOps` or `errorRange` is given, else 0. */
+  errorRate?: number
+  /** Operations that may fail; default all. */
+  errorOps?: OperationName[]
+  /** Bytes of the device, from `begin` up to but not `end`, that a request must touch to fail; default anywhere. */
+  errorRange?: { begin: Size; end: Size }
+  /** Share of the writes, 0 to 1, of which some of the first blocks are written before the request fails with EIO. */
+  tornWriteRate?: number
+  /** Decides which requests are hit: the n-th request of an operation meets the same fate every time. A whole number; default 0. */
+  seed?: number
+  /** Kill this process (SIGKILL) when a request has come ('fetch'), or when it has been done and before it is answered ('commit'). */
+  dieAt?: 'fetch' | 'commit'
+  /** At which request that changes the device: write, flush, discard, write-zeroes; reads come unasked and do not count. From 1, the default. */
+  dieAfter?: number
+}
+
 /** RAM: memory appears on the first write of a page and goes back on discard. The data ends with the process. */
 export function memory(options: MemoryOptions = {}): NativeTarget {
-  return new NativeTarget({ ...EMPTY, kind: 'mem', sizeBytes: optionalSize(options, 'memory') })
+  return new NativeTarget({ kind: 'mem', sizeBytes: optionalSize(options, 'memory') })
 }
 
 /** Completes every request and stores nothing: what is read is zeroes. For measuring. */
 export function nullTarget(options: MemoryOptions = {}): NativeTarget {
-  return new NativeTarget({ ...EMPTY, kind: 'null', sizeBytes: optionalSize(options, 'nullTarget') })
+  return new NativeTarget({ kind: 'null', sizeBytes: optionalSize(options, 'nullTarget') })
 }
 
 /** An image file or a block device; a path alone stands for `{ path }`. */
 export function file(options: FileOptions | string | URL): NativeTarget {
   const given: FileOptions = typeof options === 'string' || options instanceof URL ? { path: options } : options
-  const sizeBytes = optionalSize(given, 'file')
-  const { path, direct = false, create = false, readOnly = false } = given
-  if (typeof path !== 'string' && !(path instanceof URL)) throw invalidType('file.path', 'a string or a file: URL', path)
-  if (path === '') throw invalidValue('file.path', 'the path of a file or block device', path)
-  for (const [name, value] of Object.entries({ direct, create, readOnly })) {
-    if (typeof value !== 'boolean') throw invalidType(`file.${name}`, 'a boolean', value)
+  return new NativeTarget({ kind: 'file', ...checkFiles('file', given), paths: [checkPath('file.path', given.path)] })
+}
+
+/**
+ * Several files or block devices as one device, chunk by chunk in turn (RAID 0): its size is that of the smallest, in whole chunks, times their
+ * number. What one of them fails, the device fails. They hold nothing but data: give them in the same order, and the same chunk, every time.
+ */
+export function stripe(options: StripeOptions): NativeTarget {
+  const files = checkFiles('stripe', options)
+  const chunkBytes = parseSize(options.chunk ?? DEFAULT_CHUNK_BYTES, 'stripe.chunk')
+  if (chunkBytes < MIN_CHUNK_BYTES || chunkBytes > MAX_CHUNK_BYTES || (chunkBytes & (chunkBytes - 1)) !== 0) {
+    throw outOfRange('stripe.chunk', `a power of two from ${MIN_CHUNK_BYTES} to ${MAX_CHUNK_BYTES} (1 GiB)`, options.chunk)
   }
+  return new NativeTarget({ kind: 'stripe', ...files, chunkBytes, paths: checkLegs('stripe.paths', options.paths, MOST_STRIPE_LEGS) })
+}
+
+/**
+ * The same data on several files or block devices (RAID 1). A write goes to all, reads take turns; one that fails is left out (event `warning`,
+ * and `stats().legs`), and is brought up to date when the mirror is opened again. Each keeps a record behind its data: see docs/targets.md.
+ * With `create`, files that are no legs yet become ones: the first that has data is what the others are made the same as.
+ */
+export function mirror(options: LegsOptions): NativeTarget {
   return new NativeTarget({
-    kind: 'file',
-    sizeBytes,
-    path: path instanceof URL ? fileURLToPath(path) : resolve(path),
-    direct,
-    create,
-    readOnly,
+    kind: 'mirror',
+    ...checkFiles('mirror', options),
+    paths: checkLegs('mirror.paths', options.paths, MOST_MIRROR_LEGS),
+  })
+}
+
+/** A layer over another native target that delays requests, fails them, tears writes, or kills this process: for tests of what is above it. */
+export function fault(over: NativeTarget, options: FaultOptions): NativeTarget {
+  if (!(over instanceof NativeTarget)) throw invalidType('fault over', 'a native target such as file()', over)
+  if (typeof options !== 'object' || options === null) throw invalidType('fault options', 'an object', options)
+  const { delayMs = 0, errorOps = [], errorRange, tornWriteRate = 0, seed = 0, dieAt = null, dieAfter = 1 } = options
+  const isLimited = errorOps.length > 0 || errorRange !== undefined
+  const { errorRate = isLimited ? 1 : 0 } = options
+  const range = errorRange === undefined ? null : checkRange(errorRange)
+  if (dieAt !== null && dieAt !== 'fetch' && dieAt !== 'commit') throw invalidValue('fault.dieAt', "'fetch' or 'commit'", dieAt)
+  return new NativeTarget({
+    kind: 'fault',
+    over: [over.spec],
+    faults: {
+      delayMs: checkNumber('fault.delayMs', delayMs, MAX_DELAY_MS),
+      errorRate: checkNumber('fault.errorRate', errorRate, 1),
+      errorOps: checkOps(errorOps),
+      errorBegin: range?.begin ?? null,
+      errorEnd: range?.end ?? null,
+      tornWriteRate: checkNumber('fault.tornWriteRate', tornWriteRate, 1),
+      seed: checkWhole('fault.seed', seed, 0),
+      dieAt,
+      dieAfter: checkWhole('fault.dieAfter', dieAfter, 1),
+    },
   })
 }
 
@@ -105,7 +180,85 @@ export function worker(url: URL | string, init: { options?: Record<string, unkno
   return new WorkerBackend(moduleUrl(url), options)
 }
 
-const EMPTY: TargetSpec = { kind: 'null', sizeBytes: null, path: null, direct: false, create: false, readOnly: false }
+const EMPTY: TargetSpec = {
+  kind: 'null',
+  sizeBytes: null,
+  paths: [],
+  direct: false,
+  create: false,
+  readOnly: false,
+  chunkBytes: null,
+  over: [],
+  faults: null,
+}
+
+/** A page; and far more than a request, whose parts the legs share. */
+const MIN_CHUNK_BYTES = 4096
+const MAX_CHUNK_BYTES = 1 << 30
+const DEFAULT_CHUNK_BYTES = 65536
+
+const MOST_STRIPE_LEGS = 255
+const MOST_MIRROR_LEGS = 8
+
+/** An hour: longer is a typing error. */
+const MAX_DELAY_MS = 3_600_000
+
+const NATIVE_OPS: Record<OperationName, FaultSpec['errorOps'][number]> = {
+  read: 'read',
+  write: 'write',
+  flush: 'flush',
+  discard: 'discard',
+  writeZeroes: 'write_zeroes',
+}
+
+type FilesSpec = Pick<TargetSpec, 'sizeBytes' | 'direct' | 'create' | 'readOnly'>
+
+function checkFiles(name: string, options: FilesOptions): FilesSpec {
+  const sizeBytes = optionalSize(options, name)
+  const { direct = false, create = false, readOnly = false } = options
+  for (const [option, value] of Object.entries({ direct, create, readOnly })) {
+    if (typeof value !== 'boolean') throw invalidType(`${name}.${option}`, 'a boolean', value)
+  }
+  return { sizeBytes, direct, create, readOnly }
+}
+
+function checkPath(name: string, path: string | URL): string {
+  if (typeof path !== 'string' && !(path instanceof URL)) throw invalidType(name, 'a string or a file: URL', path)
+  if (path === '') throw invalidValue(name, 'the path of a file or block device', path)
+  return path instanceof URL ? fileURLToPath(path) : resolve(path)
+}
+
+function checkLegs(name: string, paths: (string | URL)[], most: number): string[] {
+  if (!Array.isArray(paths)) throw invalidType(name, 'an array of paths', paths)
+  if (paths.length < 2 || paths.length > most) throw outOfRange(`${name}.length`, `from 2 to ${most}`, paths.length)
+  return paths.map((path) => checkPath(name, path))
+}
+
+function checkRange({ begin, end }: { begin: Size; end: Size }): { begin: number; end: number } {
+  const range = { begin: parseSize(begin, 'fault.errorRange.begin'), end: parseSize(end, 'fault.errorRange.end') }
+  if (range.end <= range.begin) throw outOfRange('fault.errorRange.end', `more than its begin ${range.begin}`, end)
+  return range
+}
+
+function checkOps(names: OperationName[]): FaultSpec['errorOps'] {
+  if (!Array.isArray(names)) throw invalidType('fault.errorOps', 'an array of names of operations', names)
+  return names.map((name) => {
+    if (!Object.hasOwn(NATIVE_OPS, name)) throw invalidValue('fault.errorOps', `of ${Object.keys(NATIVE_OPS).join(', ')}`, name)
+    return NATIVE_OPS[name]
+  })
+}
+
+function checkNumber(name: string, value: number, most: number): number {
+  if (typeof value !== 'number') throw invalidType(name, 'a number', value)
+  if (!(value >= 0 && value <= most)) throw outOfRange(name, `from 0 to ${most}`, value)
+  return value
+}
+
+function checkWhole(name: string, value: number, least: number): number {
+  if (typeof value !== 'number') throw invalidType(name, 'a number', value)
+  if (!Number.isSafeInteger(value) || value < least) throw outOfRange(name, `a whole number from ${least} on`, value)
+  return value
+}
 
 function optionalSize(options: { size?: Size }, name: string): number | null {
   if (typeof options !== 'object' || options === null) throw invalidType(`${name} options`, 'an object', options)

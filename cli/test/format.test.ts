@@ -63,6 +63,8 @@ test('the library’s option names become flags, and only in front', (t) => {
 test('targets in one line', (t) => {
   t.is(formatTarget({ type: 'mem' }), 'mem')
   t.is(formatTarget({ type: 'file', path: '/a b', direct: false, create: false }), 'file /a b')
+  t.is(formatTarget({ type: 'stripe', paths: ['/a', '/b'], direct: false, create: false }), 'stripe /a /b')
+  t.is(formatTarget({ type: 'fault', over: { type: 'mem' }, faults: {} }), 'fault over mem')
   t.is(formatTarget({ type: 'module', path: '/x.ts', options: {} }), '/x.ts')
 })
 
@@ -78,6 +80,7 @@ const STATS = {
   inFlight: 2,
   enters: 3,
   completions: 9,
+  legs: [],
 }
 
 test('metrics: each family has HELP and TYPE before its samples, and none appears twice', (t) => {

@@ -3,7 +3,7 @@ import test from 'ava'
 import { abilitiesOf, type Backend } from '../../src/backend.ts'
 import { slotCount } from '../../src/layout.ts'
 import { backendDeviceSpec, checkOptions, type DeviceOptions, targetDeviceSpec } from '../../src/options.ts'
-import { file, memory, nullTarget, type WorkerBackend, worker } from '../../src/targets.ts'
+import { fault, file, memory, mirror, nullTarget, stripe, type WorkerBackend, worker } from '../../src/targets.ts'
 
 const backend: Backend = { read: () => {} }
 const check = (options: object): ReturnType<typeof checkOptions> => checkOptions({ backend, ...options } as DeviceOptions)
@@ -165,17 +165,58 @@ test('a native target says what it can by itself', (t) => {
     targetDeviceSpec(check({ backend: target, ...options }), target.spec)
   t.like(of(memory({ size: '1GiB' })), { sizeBytes: 2 ** 30, logicalBlockBytes: 512, target: { kind: 'mem', sizeBytes: 2 ** 30 } })
   t.like(of(nullTarget(), { size: '1GiB' }), { sizeBytes: 2 ** 30, target: { kind: 'null', sizeBytes: 2 ** 30 } })
-  t.like(of(file('/x')), { sizeBytes: null, logicalBlockBytes: null, readOnly: false, target: { kind: 'file', path: '/x', direct: false } })
-  t.like(of(file({ path: new URL('file:///a%20b'), readOnly: true })), { readOnly: true, target: { path: '/a b', readOnly: true } })
+  t.like(of(file('/x')), {
+    sizeBytes: null,
+    logicalBlockBytes: null,
+    readOnly: false,
+    target: { kind: 'file', paths: ['/x'], direct: false },
+  })
+  t.like(of(file({ path: new URL('file:///a%20b'), readOnly: true })), { readOnly: true, target: { paths: ['/a b'], readOnly: true } })
   t.like(of(file('/x'), { readOnly: true }), { target: { readOnly: true } })
   t.throws(() => of(memory()), { code: 'ERR_INVALID_ARG_TYPE', message: /^size must be given/ })
   t.like(of(memory(), { size: 4096, dataPath: 'auto-zero-copy' }), { dataPath: 'auto-zero-copy' })
+})
+
+test('size, block size and rights of a fault are those of the target below it', (t) => {
+  const of = (target: ReturnType<typeof memory>, options = {}): ReturnType<typeof targetDeviceSpec> =>
+    targetDeviceSpec(check({ backend: target, ...options }), target.spec)
+  const twice = fault(fault(memory(), { delayMs: 1 }), { seed: 2 })
+  t.throws(() => of(twice), { message: /^size must be given/ })
+  t.like(of(twice, { size: '1MiB' }), {
+    sizeBytes: 2 ** 20,
+    logicalBlockBytes: 512,
+    target: { kind: 'fault', faults: { seed: 2 }, over: [{ kind: 'fault', over: [{ kind: 'mem', sizeBytes: 2 ** 20 }] }] },
+  })
+  t.like(of(fault(mirror({ paths: ['/a', '/b'], readOnly: true }), {})), {
+    sizeBytes: null,
+    logicalBlockBytes: null,
+    readOnly: true,
+    target: { over: [{ kind: 'mirror', paths: ['/a', '/b'], readOnly: true }] },
+  })
 })
 
 test('targets check their own options', (t) => {
   t.throws(() => memory({ size: 'x' }), { code: 'ERR_INVALID_ARG_VALUE', message: /^memory.size/ })
   t.throws(() => memory(null as never), { code: 'ERR_INVALID_ARG_TYPE' })
   t.throws(() => file({} as never), { code: 'ERR_INVALID_ARG_TYPE', message: /^file.path/ })
+  t.throws(() => stripe({ paths: ['/a'] }), { code: 'ERR_OUT_OF_RANGE', message: /^stripe.paths.length/ })
+  t.throws(() => stripe({ paths: '/a' } as never), { code: 'ERR_INVALID_ARG_TYPE', message: /^stripe.paths/ })
+  for (const chunk of [2048, 12288, '2G']) t.throws(() => stripe({ paths: ['/a', '/b'], chunk }), { message: /^stripe.chunk/ })
+  t.throws(() => mirror({ paths: Array(9).fill('/a') }), { code: 'ERR_OUT_OF_RANGE', message: /^mirror.paths.length/ })
+  t.throws(() => mirror({ paths: ['/a', ''] }), { code: 'ERR_INVALID_ARG_VALUE', message: /^mirror.paths/ })
+  t.throws(() => fault({} as never, {}), { code: 'ERR_INVALID_ARG_TYPE', message: /^fault over/ })
+  const faultOf = (options: object) => fault(memory(), options).spec.faults
+  for (const rate of [-0.1, 1.1, Number.NaN]) t.throws(() => faultOf({ errorRate: rate }), { message: /^fault.errorRate/ })
+  t.throws(() => faultOf({ tornWriteRate: 2 }), { message: /^fault.tornWriteRate/ })
+  t.throws(() => faultOf({ errorOps: ['erase'] }), { message: /^fault.errorOps/ })
+  t.throws(() => faultOf({ errorRange: { begin: 5, end: 5 } }), { message: /^fault.errorRange.end/ })
+  t.throws(() => faultOf({ dieAt: 'dawn' }), { message: /^fault.dieAt/ })
+  t.throws(() => faultOf({ dieAfter: 0 }), { message: /^fault.dieAfter/ })
+  t.throws(() => faultOf({ seed: 1.5 }), { message: /^fault.seed/ })
+  t.throws(() => faultOf({ delayMs: 3_600_001 }), { message: /^fault.delayMs/ })
+  t.like(faultOf({}), { errorRate: 0, errorOps: [], errorBegin: null })
+  t.like(faultOf({ errorOps: ['writeZeroes'] }), { errorRate: 1, errorOps: ['write_zeroes'] })
+  t.like(faultOf({ errorRange: { begin: 0, end: '1M' }, errorRate: 0.5 }), { errorRate: 0.5, errorBegin: 0, errorEnd: 2 ** 20 })
   t.throws(() => file(''), { code: 'ERR_INVALID_ARG_VALUE', message: /^file.path/ })
   t.throws(() => file({ path: '/x', direct: 'yes' as never }), { code: 'ERR_INVALID_ARG_TYPE', message: /^file.direct/ })
 })

@@ -4,11 +4,12 @@ import * as Flags from '@oclif/core/flags'
 import { BaseCommand, parseId, printWarning } from '../lib/base-command.ts'
 import type { DescribedDevice } from '../lib/describe.ts'
 import { reportOf, usage } from '../lib/failure.ts'
+import { faultFlags } from '../lib/faults.ts'
 import { launch } from '../lib/launch.ts'
 import { runCommand } from '../lib/run-command.ts'
 import { DeviceServer } from '../lib/serve.ts'
 import { boundStop, STOP_GRACE_MS, stopSignals } from '../lib/signals.ts'
-import { type DeviceSpec, NULL_SIZE, parseTarget, type ServeSpec } from '../lib/target.ts'
+import { baseOf, type DeviceSpec, NULL_SIZE, parseTarget, type ServeSpec } from '../lib/target.ts'
 import { parseDurationMs } from '../lib/units.ts'
 
 /** What `add --json` gives; `exitCode` is that of the command of `--run`. */
@@ -18,10 +19,13 @@ export default class Add extends BaseCommand {
   static override summary = 'Make a block device and serve it.'
   static override description = `TARGET is one of
 
-  null         completes everything and stores nothing (size ${NULL_SIZE} unless --size is given)
-  mem          memory; needs --size
-  file PATH    an image file or a block device
-  ./x.ts       a JavaScript or TypeScript module whose default export is a backend, or a function (options) => backend
+  null                    completes everything and stores nothing (size ${NULL_SIZE} unless --size is given)
+  mem                     memory; needs --size
+  file PATH               an image file or a block device
+  stripe PATH PATH...     2 to 255 of them, chunk by chunk in turn (RAID 0)
+  mirror PATH PATH...     2 to 8 of them with the same data (RAID 1)
+  fault --over TARGET...  another target of these, with delays, errors, torn writes or the death of its server
+  ./x.ts                  a JavaScript or TypeScript module whose default export is a backend, or a function (options) => backend
 
 Prints the path of the device when it is live, and returns; a process of its own serves the device until \`ublk del\`. \
 With --foreground this process serves it until SIGINT or SIGTERM; with --run it serves it while a command runs. \
@@ -31,7 +35,8 @@ A detached server has no terminal: to see what a backend prints, use --foregroun
 
 Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 67108864 are the same.`
 
-  static override usage = 'add TARGET [PATH] [FLAGS]'
+  static override usage = 'add TARGET [PATH...] [FLAGS]'
+  static override strict = false
 
   static override examples = [
     { description: 'A gigabyte of memory', command: '<%= config.bin %> add mem --size 1G' },
@@ -47,12 +52,20 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       description: 'A device for as long as a command runs',
       command: `<%= config.bin %> add mem -s 64M --run 'mkfs.ext4 -q $UBLK_DEVICE && e2fsck -fn $UBLK_DEVICE'`,
     },
+    {
+      description: 'Two disks with the same data, made legs of a mirror',
+      command: '<%= config.bin %> add mirror /dev/sdb /dev/sdc --create --direct',
+    },
+    {
+      description: 'A disk image that is slow and fails one write in a hundred',
+      command: '<%= config.bin %> add fault --over file ./disk.img --delay 10ms --error-rate 0.01 --error-ops write',
+    },
     { description: 'Its path, for a script', command: 'dev=$(<%= config.bin %> add mem -s 64M) && mkfs.ext4 -q "$dev"' },
   ]
 
   static override args = {
-    target: Args.string({ description: 'null, mem, file, or the path of a module' }),
-    path: Args.string({ description: 'for file: the image file or block device' }),
+    target: Args.string({ description: 'null, mem, file, stripe, mirror, fault, or the path of a module' }),
+    path: Args.string({ description: 'for file, stripe and mirror: the image files or block devices' }),
   }
 
   static override flags = {
@@ -63,8 +76,13 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
     'block-size': Flags.integer({ helpValue: 'BYTES', summary: 'logical block size, 512 or 4096; default what the target has, else 512' }),
     'max-io': Flags.string({ helpValue: 'SIZE', summary: 'longest read or write, 4K to 32M; default 512K' }),
     'read-only': Flags.boolean({ summary: 'refuse writes' }),
-    direct: Flags.boolean({ default: false, summary: 'for file: bypass the page cache (O_DIRECT)' }),
-    create: Flags.boolean({ default: false, summary: 'for file: make it, or grow it, to --size' }),
+    direct: Flags.boolean({ default: false, summary: 'for file, stripe, mirror: bypass the page cache (O_DIRECT)' }),
+    create: Flags.boolean({ default: false, summary: 'for file, stripe, mirror: make or grow them to --size; make legs of a mirror' }),
+    chunk: Flags.string({
+      helpValue: 'SIZE',
+      summary: 'for stripe: what goes to one before the next, a power of two from 4K; default 64K',
+    }),
+    ...faultFlags,
     set: Flags.string({
       helpValue: 'KEY=VALUE',
       multiple: true,
@@ -97,9 +115,8 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
   }
 
   async run(): Promise<AddResult | undefined> {
-    const { args, flags } = await this.parse(Add)
-    const words = [args.target, args.path].filter((word) => word !== undefined)
-    const target = parseTarget(words, { direct: flags.direct, create: flags.create, set: flags.set ?? [] })
+    const { argv, flags } = await this.parse(Add)
+    const target = parseTarget(parseWords(argv as string[]), { ...flags, set: flags.set ?? [] })
     const device: DeviceSpec = {
       ...(flags.id !== undefined && { id: parseId(flags.id) }),
       ...(flags.queues !== undefined && { queues: flags.queues }),
@@ -120,7 +137,7 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       ...(!flags['part-scan'] && { partitionScan: false }),
       ...(flags.timeout !== undefined && { requestTimeoutMs: parseDurationMs(flags.timeout, '--timeout') }),
     }
-    if (target.type === 'mem' && device.size === undefined)
+    if (baseOf(target).type === 'mem' && device.size === undefined)
       throw usage('a memory device needs --size', 'Example: `ublk add mem --size 1G`.')
     const spec = { target, device }
     if (flags.foreground) return this.#serve(spec)
@@ -139,7 +156,7 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       told = error
       printWarning(error)
     }
-    const server = await DeviceServer.start(spec, { signal, onError })
+    const server = await DeviceServer.start(spec, { signal, onError, onWarning: printWarning })
     signal.addEventListener('abort', () => void server.close({ graceMs: STOP_GRACE_MS }).catch(() => undefined))
     if (signal.aborted) void server.close({ graceMs: STOP_GRACE_MS }).catch(() => undefined)
     else if (this.jsonEnabled()) this.logJson(await server.describe())
@@ -153,7 +170,7 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
   async #serveWhile(spec: ServeSpec, command: string): Promise<AddResult> {
     const { signal } = stopSignals()
     boundStop(signal)
-    const server = await DeviceServer.start(spec, { signal, onError: printWarning })
+    const server = await DeviceServer.start(spec, { signal, onError: printWarning, onWarning: printWarning })
     try {
       const device = await server.describe()
       const exitCode = await runCommand(command, { device: server.path, signal, quiet: this.jsonEnabled() })
@@ -163,4 +180,11 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       await server.close(signal.aborted ? { graceMs: STOP_GRACE_MS / 2 } : {})
     }
   }
+}
+
+/** With any number of words the parser takes a flag that it does not know for one. */
+function parseWords(words: string[]): string[] {
+  const stranger = words.find((word) => word.startsWith('-'))
+  if (stranger !== undefined) throw usage(`there is no flag ${stranger}`, 'A path that begins with - is written ./-path.')
+  return words
 }

@@ -1,5 +1,5 @@
 import * as Args from '@oclif/core/args'
-import type { DeviceStats } from 'ublk'
+import type { DeviceStats, LegStats } from 'ublk'
 import { BaseCommand, parseId } from '../lib/base-command.ts'
 import { columns } from '../lib/columns.ts'
 import { EXIT, Failure } from '../lib/failure.ts'
@@ -58,7 +58,7 @@ async function statsOf(id: number, directory: StateDirectory): Promise<ServedSta
   })
 }
 
-function format({ id, path, operations, inFlight }: ServedStats): string {
+function format({ id, path, operations, inFlight, legs }: ServedStats): string {
   const us = (value: number): string => (value === 0 ? '-' : formatNanoseconds(value * 1_000))
   const rows = Object.entries(operations).map(([name, { requests, bytes, errors, latency }]) => [
     name,
@@ -68,5 +68,10 @@ function format({ id, path, operations, inFlight }: ServedStats): string {
     ...[latency.mean, latency.p50, latency.p99, latency.p999, latency.max].map(us),
   ])
   const header = ['OPERATION', 'REQUESTS', 'BYTES', 'ERRORS', 'MEAN', 'P50', 'P99', 'P999', 'MAX']
-  return `device ${id} (${path}), ${inFlight} in flight\n${columns(header, rows)}`
+  return `device ${id} (${path}), ${inFlight} in flight\n${columns(header, rows)}${legs.map(formatLeg).join('')}`
+}
+
+function formatLeg({ path, state, error, resyncedBytes }: LegStats): string {
+  const detail = error ?? (resyncedBytes === null ? '' : `${formatBytes(resyncedBytes)} done`)
+  return `\n${path}: ${state}${detail === '' ? '' : ` (${detail})`}`
 }

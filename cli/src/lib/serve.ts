@@ -27,6 +27,13 @@ export interface StartOptions {
   onCreated?: (id: number) => void
   /** Called with each error while the device is served; the one that ends it also comes as `ended`. */
   onError?: (error: Error) => void
+  /** Called with each thing that the device can live with. */
+  onWarning?: (warning: Error) => void
+}
+
+interface Listeners {
+  onError: StartOptions['onError']
+  onWarning: StartOptions['onWarning']
 }
 
 export class DeviceServer {
@@ -44,14 +51,14 @@ export class DeviceServer {
   #end!: (error: Error | null) => void
 
   /** Adds the device and brings it live. */
-  static async start(spec: ServeSpec, { signal, onCreated, onError }: StartOptions): Promise<DeviceServer> {
+  static async start(spec: ServeSpec, { signal, onCreated, onError, onWarning }: StartOptions): Promise<DeviceServer> {
     const directory = StateDirectory.forUser()
     directory.ensure()
     const { Device } = await import('ublk')
     try {
       const device = await Device.create({ ...(await deviceOptions(spec)), closeOnSignal: false, signal })
       onCreated?.(device.id)
-      const server = new DeviceServer(device, spec, directory, onError)
+      const server = new DeviceServer(device, spec, directory, { onError, onWarning })
       await server.#start(signal)
       return server
     } catch (error) {
@@ -59,7 +66,8 @@ export class DeviceServer {
     }
   }
 
-  private constructor(device: Device, spec: ServeSpec, directory: StateDirectory, onError: StartOptions['onError']) {
+  private constructor(device: Device, spec: ServeSpec, directory: StateDirectory, listeners: Listeners) {
+    const { onError, onWarning } = listeners
     this.#device = device
     this.#directory = directory
     this.#state = { version: version(), id: device.id, ...ownIdentity(), startedAt: new Date().toISOString(), spec }
@@ -70,6 +78,7 @@ export class DeviceServer {
       this.#lastError = error
       onError?.(error)
     })
+    device.on('warning', (warning) => onWarning?.(warning))
     device.on('stop', () => this.#stopped())
     device.on('close', () => this.#finish(this.#closing === null ? this.#lastError : null))
     // An end of the process that nobody planned: the library removes the device, unless it is to be recovered.

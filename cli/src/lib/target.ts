@@ -3,13 +3,17 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { DeviceOptions, QueueOptions, Recovery } from 'ublk'
+import type { DeviceOptions, FaultOptions, NativeTarget, QueueOptions, Recovery } from 'ublk'
 import { EXIT, Failure, usage } from './failure.ts'
+import { type FaultFlags, firstFaultFlag, parseFaults } from './faults.ts'
 
 export type TargetSpec =
   | { type: 'null' }
   | { type: 'mem' }
   | { type: 'file'; path: string; direct: boolean; create: boolean }
+  | { type: 'stripe'; paths: string[]; chunk?: string; direct: boolean; create: boolean }
+  | { type: 'mirror'; paths: string[]; direct: boolean; create: boolean }
+  | { type: 'fault'; over: TargetSpec; faults: FaultOptions }
   | { type: 'module'; path: string; options: Record<string, string> }
 
 /** Options of a device that are the same for every target; what is absent is the library's default. */
@@ -32,39 +36,83 @@ export interface ServeSpec {
 }
 
 /** Flags of `add` that belong to some targets only. */
-export interface TargetFlags {
+export interface TargetFlags extends FaultFlags {
   direct: boolean
   create: boolean
+  chunk?: string | undefined
   set: string[]
 }
 
 /** The size that kublk gives its null device: large enough for any test, and it costs nothing. */
 export const NULL_SIZE = '250GiB'
 
-const FORMS = 'TARGET is `null`, `mem`, `file PATH`, or the path of a module such as `./backend.ts`.'
+const FORMS =
+  'TARGET is `null`, `mem`, `file PATH`, `stripe PATH PATH…`, `mirror PATH PATH…`, `fault --over TARGET`, or the path of a module such as `./backend.ts`.'
+
+/** Targets over files: how many paths they take. */
+const PATHS = { file: { least: 1, most: 1 }, stripe: { least: 2, most: 255 }, mirror: { least: 2, most: 8 } } as const
 
 /** Reads TARGET and its own flags; paths become absolute, for the server runs in `/`. */
 export function parseTarget(words: string[], flags: TargetFlags): TargetSpec {
   const [type, ...rest] = words
   if (type === undefined) throw usage('add needs a TARGET', FORMS)
+  if (type === 'fault') return parseFault(rest, flags)
   const target = targetOf(type, rest, flags)
-  const [stranger] = rest.slice(type === 'file' ? 1 : 0)
+  const faultFlag = firstFaultFlag(flags)
+  if (faultFlag !== undefined)
+    throw usage(`--${faultFlag} is for fault only, not for ${type}`, 'Example: `ublk add fault --over mem -s 1G --delay 10ms`.')
+  const isOverFiles = type in PATHS
+  const [stranger] = isOverFiles ? [] : rest
   if (stranger !== undefined) throw usage(`unexpected argument ${stranger}`, FORMS)
-  if (target.type !== 'file' && (flags.direct || flags.create)) {
-    throw usage(`${flags.direct ? '--direct' : '--create'} is for file targets only, not for ${type}`)
+  if (!isOverFiles && (flags.direct || flags.create)) {
+    throw usage(`${flags.direct ? '--direct' : '--create'} is for file, stripe and mirror targets only, not for ${type}`)
   }
+  if (target.type !== 'stripe' && flags.chunk !== undefined) throw usage(`--chunk is for stripe targets only, not for ${type}`)
   if (target.type !== 'module' && flags.set.length > 0) throw usage(`--set is for module targets only, not for ${type}`)
   return target
 }
 
 function targetOf(type: string, rest: string[], flags: TargetFlags): TargetSpec {
-  if (type === 'null' || type === 'mem') return { type }
-  if (type === 'file') {
-    if (rest[0] === undefined) throw usage('file needs the path of an image or a block device', 'Example: `ublk add file ./disk.img`.')
-    return { type, path: resolve(rest[0]), direct: flags.direct, create: flags.create }
+  const { direct, create, chunk } = flags
+  switch (type) {
+    case 'null':
+    case 'mem':
+      return { type }
+    case 'file':
+      return { type, path: parsePaths(type, rest)[0] as string, direct, create }
+    case 'stripe':
+      return { type, paths: parsePaths(type, rest), ...(chunk !== undefined && { chunk }), direct, create }
+    case 'mirror':
+      return { type, paths: parsePaths(type, rest), direct, create }
   }
   if (/[/.]/.test(type)) return { type: 'module', path: modulePath(type), options: parseSettings(flags.set) }
   throw usage(`there is no target ${JSON.stringify(type)}`, FORMS)
+}
+
+function parsePaths(type: keyof typeof PATHS, words: string[]): string[] {
+  const { least, most } = PATHS[type]
+  if (words.length === 0 && most === 1) {
+    throw usage('file needs the path of an image or a block device', 'Example: `ublk add file ./disk.img`.')
+  }
+  if (words.length < least) throw usage(`${type} needs the paths of ${least} or more images or block devices`, FORMS)
+  if (words.length > most) throw usage(`unexpected argument ${words[most]}`, FORMS)
+  return words.map((word) => resolve(word))
+}
+
+/** A fault takes what is below it from `--over`; the other flags of targets are those of that one. */
+function parseFault([stranger]: string[], flags: TargetFlags): TargetSpec {
+  const example = 'Example: `ublk add fault --over file ./disk.img --delay 10ms`.'
+  if (stranger !== undefined) throw usage(`unexpected argument ${stranger}`, example)
+  if (flags.over === undefined) throw usage('fault needs the target below it: --over TARGET', example)
+  const { direct, create, chunk, set } = flags
+  const over = parseTarget(flags.over, { direct, create, chunk, set })
+  if (over.type === 'module') throw usage('fault is for native targets only, not for modules', example)
+  return { type: 'fault', over, faults: parseFaults(flags) }
+}
+
+/** The target below all faults: the one that has the bytes. */
+export function baseOf(target: TargetSpec): TargetSpec {
+  return target.type === 'fault' ? baseOf(target.over) : target
 }
 
 function modulePath(text: string): string {
@@ -92,16 +140,30 @@ export function parseSettings(pairs: string[]): Record<string, string> {
 
 /** The library's options for what a server was told. */
 export async function deviceOptions({ target, device }: ServeSpec): Promise<DeviceOptions> {
-  const { file, memory, nullTarget, worker } = await import('ublk')
+  const ublk = await import('ublk')
+  const size = baseOf(target).type === 'null' ? { size: NULL_SIZE } : {}
+  const backend = target.type === 'module' ? ublk.worker(target.path, { options: target.options }) : nativeTarget(ublk, target)
+  return { backend, ...size, ...device }
+}
+
+type Library = Pick<typeof import('ublk'), 'fault' | 'file' | 'memory' | 'mirror' | 'nullTarget' | 'stripe'>
+
+function nativeTarget(ublk: Library, target: Exclude<TargetSpec, { type: 'module' }>): NativeTarget {
   switch (target.type) {
     case 'null':
-      return { backend: nullTarget(), size: NULL_SIZE, ...device }
+      return ublk.nullTarget()
     case 'mem':
-      return { backend: memory(), ...device }
+      return ublk.memory()
     case 'file':
-      return { backend: file({ path: target.path, direct: target.direct, create: target.create }), ...device }
-    case 'module':
-      return { backend: worker(target.path, { options: target.options }), ...device }
+      return ublk.file({ path: target.path, direct: target.direct, create: target.create })
+    case 'stripe': {
+      const { paths, chunk, direct, create } = target
+      return ublk.stripe({ paths, direct, create, ...(chunk !== undefined && { chunk }) })
+    }
+    case 'mirror':
+      return ublk.mirror({ paths: target.paths, direct: target.direct, create: target.create })
+    case 'fault':
+      return ublk.fault(nativeTarget(ublk, target.over as typeof target), target.faults)
   }
 }
 
@@ -123,6 +185,11 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^batch (?=must)/, '--batch '],
   [/^fixedFiles (?=must)/, '--no-fixed-files '],
   [/^requestTimeoutMs (?=must)/, '--timeout in milliseconds '],
+  [/^stripe\.chunk (?=must)/, '--chunk '],
+  [/^fault\.delayMs (?=must)/, '--delay in milliseconds '],
+  [/^fault\.errorRange\.(?:begin|end) (?=must)/, '--error-range '],
+  [/^fault\.seed (?=must)/, '--seed '],
+  [/^fault\.dieAfter (?=must)/, '--die-after '],
 ]
 
 export function withFlagNames(message: string): string {
@@ -132,5 +199,17 @@ export function withFlagNames(message: string): string {
 
 /** One line for tables. */
 export function formatTarget(target: TargetSpec): string {
-  return 'path' in target ? (target.type === 'module' ? target.path : `${target.type} ${target.path}`) : target.type
+  switch (target.type) {
+    case 'file':
+      return `file ${target.path}`
+    case 'stripe':
+    case 'mirror':
+      return [target.type, ...target.paths].join(' ')
+    case 'fault':
+      return `fault over ${formatTarget(target.over)}`
+    case 'module':
+      return target.path
+    default:
+      return target.type
+  }
 }

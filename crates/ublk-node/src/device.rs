@@ -346,7 +346,7 @@ impl NativeDevice {
     /// Counters and latencies.
     #[napi(catch_unwind)]
     pub fn stats(&self) -> NativeStats {
-        self.state.stats().into()
+        NativeStats::new(&self.state.stats(), self.state.legs())
     }
 
     /// A function that wakes the owner of a queue's ring, for after completions were published. It answers nothing of interest.

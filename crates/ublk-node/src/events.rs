@@ -16,7 +16,7 @@ use crate::error::NativeError;
 #[napi(object, use_nullable = true, object_from_js = false)]
 #[derive(Debug)]
 pub struct NativeEvent {
-    /// queue-failed, queue-stuck, request-timeout or ended.
+    /// queue-failed, queue-stuck, request-timeout, warning or ended.
     pub kind: String,
     /// Queue number.
     pub queue: Option<u32>,
@@ -33,6 +33,9 @@ impl NativeEvent {
     }
     pub(crate) fn request_timeout(queue: u16) -> NativeEvent {
         NativeEvent { kind: "request-timeout".into(), queue: Some(queue.into()), error: None }
+    }
+    pub(crate) fn warning(error: NativeError) -> NativeEvent {
+        NativeEvent { kind: "warning".into(), queue: None, error: Some(error) }
     }
     pub(crate) fn ended() -> NativeEvent {
         NativeEvent { kind: "ended".into(), queue: None, error: None }

@@ -3,11 +3,12 @@
 //! Threads: operations run on threads of their own (ops.rs), one at a time per device, for `control` is locked for their whole length.
 //! JavaScript's threads touch only the rest, whose locks are short.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ublk::queue::Stats;
 use ublk::serve::{Observer, ServeEvent};
+use ublk::target::LegStatus;
 use ublk::{CharDevice, Control, Device, Recovery, Served, Target, spawn_target};
 
 use crate::error::NativeError;
@@ -38,6 +39,8 @@ pub(crate) struct DeviceState {
     control: Mutex<Lifecycle>,
     serving: Mutex<Serving>,
     last_stats: Mutex<Option<Stats>>,
+    /// To ask about, without waiting for an operation; what keeps it is `control`.
+    target: Option<Weak<dyn Target>>,
 }
 
 /// Held through an operation.
@@ -87,6 +90,7 @@ impl DeviceState {
             depth: spec.depth,
             max_io_bytes: spec.max_io_bytes,
             deadline,
+            target: target.as_ref().map(Arc::downgrade),
             control: Mutex::new(Lifecycle { device: Some(device), target }),
             serving: Mutex::new(Serving::Nobody),
             last_stats: Mutex::default(),
@@ -107,6 +111,11 @@ impl DeviceState {
     pub(crate) fn stats(&self) -> Stats {
         let serving = lock(&self.serving).clone();
         serving.stats().or_else(|| lock(&self.last_stats).clone()).unwrap_or_else(|| Stats::of(&[]))
+    }
+
+    /// Of a mirror: its legs now.
+    pub(crate) fn legs(&self) -> Vec<LegStatus> {
+        self.target.as_ref().and_then(Weak::upgrade).map_or_else(Vec::new, |target| target.legs())
     }
 
     /// Serves the queues of a native target.
@@ -331,6 +340,9 @@ impl DeviceState {
                     ops::detach(move || {
                         let _ = Control::open().and_then(|control| control.stop(state.id));
                     });
+                }
+                ServeEvent::Warning(message) => {
+                    state.events.call(NativeEvent::warning(NativeError::backend(state.id, message)));
                 }
                 ServeEvent::Ended => ops::detach(move || state.native_run_ended(&run)),
             }

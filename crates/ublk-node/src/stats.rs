@@ -1,7 +1,8 @@
-//! Counters and latencies: mirrors of `NativeOpStats` and `NativeStats` in src/native.ts.
+//! Counters, latencies and legs: mirrors of `NativeOpStats`, `NativeLeg` and `NativeStats` in src/native.ts.
 
 use napi_derive::napi;
 use ublk::queue::{OpStats, Stats};
+use ublk::target::{LegState, LegStatus};
 
 /// One operation, summed over the queues. Times are nanoseconds.
 #[napi(object, use_nullable = true, object_from_js = false)]
@@ -39,6 +40,33 @@ pub struct NativeStats {
     pub enters: i64,
     /// Completions reaped.
     pub completions: i64,
+    /// Of a mirror; empty for other targets.
+    pub legs: Vec<NativeLeg>,
+}
+
+/// One leg of a mirror.
+#[napi(object, use_nullable = true, object_from_js = false)]
+#[derive(Debug)]
+pub struct NativeLeg {
+    /// As given.
+    pub path: String,
+    /// in-sync, resyncing or failed.
+    pub state: String,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Bytes of the device that are done, while it is resyncing.
+    pub resynced_bytes: Option<i64>,
+}
+
+impl From<LegStatus> for NativeLeg {
+    fn from(LegStatus { path, state }: LegStatus) -> NativeLeg {
+        let (state, error, resynced_bytes) = match state {
+            LegState::InSync => ("in-sync", None, None),
+            LegState::Resyncing { done_bytes } => ("resyncing", None, Some(done_bytes as i64)),
+            LegState::Failed { reason } => ("failed", Some(reason), None),
+        };
+        NativeLeg { path, state: state.to_owned(), error, resynced_bytes }
+    }
 }
 
 impl From<&OpStats> for NativeOpStats {
@@ -57,13 +85,14 @@ impl From<&OpStats> for NativeOpStats {
     }
 }
 
-impl From<Stats> for NativeStats {
-    fn from(stats: Stats) -> NativeStats {
+impl NativeStats {
+    pub(crate) fn new(stats: &Stats, legs: Vec<LegStatus>) -> NativeStats {
         NativeStats {
             ops: stats.ops.iter().map(Into::into).collect(),
             in_flight: stats.in_flight,
             enters: stats.enters as i64,
             completions: stats.completions as i64,
+            legs: legs.into_iter().map(Into::into).collect(),
         }
     }
 }

@@ -1,43 +1,99 @@
-//! Opens a native target: the mirror of `TargetSpec` in src/native.ts.
+//! Opens a native target: the mirrors of `TargetSpec` and `FaultSpec` in src/native.ts.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use napi_derive::napi;
 use ublk::Target;
-use ublk::target::{FileOptions, file, mem, mem_zero_copy, null};
+use ublk::target::{
+    DieAt, Faults, FileOptions, Op, StripeOptions, fault, file, mem, mem_zero_copy, mirror, null, stripe,
+};
 
 /// A native target.
 #[napi(object, use_nullable = true, object_to_js = false)]
 #[derive(Debug)]
 pub struct TargetSpec {
-    /// null, mem or file.
+    /// null, mem, file, stripe, mirror or fault.
     pub kind: String,
-    /// Bytes.
+    /// Bytes of the device.
     pub size_bytes: Option<i64>,
-    /// Path of a file target.
-    pub path: Option<String>,
+    /// Files or block devices: one for a file, the legs of a stripe or a mirror, none for the others.
+    pub paths: Vec<String>,
     /// O_DIRECT.
     pub direct: bool,
-    /// Make or grow the file.
+    /// Make or grow the files; for a mirror, make legs of them.
     pub create: bool,
     /// Open read-only.
     pub read_only: bool,
+    /// Of a stripe.
+    pub chunk_bytes: Option<u32>,
+    /// The target below a fault: one; none for the others.
+    pub over: Vec<TargetSpec>,
+    /// Of a fault.
+    pub faults: Option<FaultSpec>,
+}
+
+/// What a fault does.
+#[napi(object, use_nullable = true, object_to_js = false)]
+#[derive(Debug)]
+pub struct FaultSpec {
+    /// Of every request.
+    pub delay_ms: f64,
+    /// Share of the requests that fail, 0 to 1.
+    pub error_rate: f64,
+    /// Operations that may fail: read, write, flush, discard, write_zeroes; empty means all.
+    pub error_ops: Vec<String>,
+    /// First byte of the range that may fail; null without one.
+    pub error_begin: Option<i64>,
+    /// First byte after it.
+    pub error_end: Option<i64>,
+    /// Share of the writes that are torn, 0 to 1.
+    pub torn_write_rate: f64,
+    /// Decides which.
+    pub seed: i64,
+    /// fetch or commit; null does not die.
+    pub die_at: Option<String>,
+    /// Number of the request at which it dies, from 1.
+    pub die_after: i64,
 }
 
 impl TargetSpec {
     /// Opens it; `zero_copy` asks for the form that works with AUTO_BUF_REG, `block_bytes` is the block size wanted.
     pub(crate) fn open(&self, zero_copy: bool, block_bytes: Option<u32>) -> Result<Arc<dyn Target>, ublk::Error> {
         let size_bytes = self.size_bytes.map(|size| size as u64);
-        match self.kind.as_str() {
-            "file" => {
-                let &TargetSpec { direct, create, read_only, .. } = self;
-                let options = FileOptions { size_bytes, direct, create, read_only, block_bytes };
-                file(Path::new(self.path.as_deref().unwrap_or_default()), &options)
+        let &TargetSpec { direct, create, read_only, .. } = self;
+        let files = FileOptions { size_bytes, direct, create, read_only, block_bytes };
+        let paths: Vec<PathBuf> = self.paths.iter().map(PathBuf::from).collect();
+        match (self.kind.as_str(), &*paths, &*self.over) {
+            ("file", [path], _) => file(path, &files),
+            ("stripe", paths, _) => {
+                stripe(paths, &StripeOptions { chunk_bytes: self.chunk_bytes.unwrap_or_default(), files })
             }
-            "mem" if zero_copy => mem_zero_copy(size_bytes.unwrap_or_default()),
-            "mem" => mem(size_bytes.unwrap_or_default()),
+            ("mirror", paths, _) => mirror(paths, &files),
+            ("mem", ..) if zero_copy => mem_zero_copy(size_bytes.unwrap_or_default()),
+            ("mem", ..) => mem(size_bytes.unwrap_or_default()),
+            ("fault", _, [below]) => {
+                let faults = self.faults.as_ref().map(FaultSpec::faults).unwrap_or_default();
+                Ok(fault(below.open(zero_copy, block_bytes)?, faults))
+            }
             _ => Ok(null(size_bytes.unwrap_or_default())),
+        }
+    }
+}
+
+impl FaultSpec {
+    fn faults(&self) -> Faults {
+        let is_named = |op: &Op| self.error_ops.iter().any(|name| name == op.name());
+        Faults {
+            delay: Duration::from_secs_f64(self.delay_ms / 1000.0),
+            error_rate: self.error_rate,
+            error_ops: Op::COUNTED.into_iter().filter(is_named).collect(),
+            error_range: self.error_begin.zip(self.error_end).map(|(begin, end)| (begin as u64, end as u64)),
+            torn_write_rate: self.torn_write_rate,
+            seed: self.seed as u64,
+            die_at: self.die_at.as_deref().map(|at| if at == "fetch" { DieAt::Fetch } else { DieAt::Commit }),
+            die_after: self.die_after as u64,
         }
     }
 }
