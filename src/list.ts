@@ -5,26 +5,10 @@
  */
 import { abortable, type CallOptions, checkSignal } from './abort.ts'
 import { native } from './addon.ts'
+import { type Features, toFeature } from './driver-features.ts'
 import { abortError, invalidType, outOfRange, unwrap } from './errors.ts'
 import { type DeviceInfo, toDeviceInfo } from './info.ts'
-import type { NativeBinding, NativeFeature, Outcome } from './native.ts'
-
-/** One feature of the driver. */
-export interface Feature {
-  /** Its bit as a hexadecimal number, such as '0x1'. */
-  bit: string
-  /** Kernel name, such as 'UBLK_F_SUPPORT_ZERO_COPY'. */
-  name: string
-  /** Whether the running kernel has it. */
-  here: boolean
-}
-
-/** What the running kernel's driver offers. */
-export interface Features {
-  /** Answer of GET_FEATURES as a hexadecimal number. */
-  mask: string
-  flags: Feature[]
-}
+import type { NativeBinding, Outcome } from './native.ts'
 
 /** Largest N of /dev/ublkbN (minor numbers are 20 bits). */
 export const MAX_DEVICE_ID: number = 2 ** 20 - 1
@@ -74,7 +58,7 @@ export async function deleteDevice(id: number, options: CallOptions & { wait?: b
 /** Features of the driver that is loaded. */
 export async function features(options: CallOptions = {}): Promise<Features> {
   const { mask, flags } = await command('asking for the features', options, (driver) => driver.features())
-  return { mask, flags: flags.map(({ bit, name, here }: NativeFeature) => ({ bit, name, here })) }
+  return { mask, flags: flags.map(toFeature) }
 }
 
 /** One command of the driver. A signal that has aborted before keeps it from being sent; later it only ends the wait for the answer. */

@@ -134,6 +134,8 @@ export interface NativeFeature {
   /** Kernel name, such as `UBLK_F_SUPPORT_ZERO_COPY`. */
   name: string
   here: boolean
+  /** First release of Linux with it, such as `6.15`. */
+  since: string
 }
 export interface NativeFeatures {
   /** Mask from GET_FEATURES, hexadecimal. */

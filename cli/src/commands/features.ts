@@ -3,7 +3,7 @@ import { BaseCommand } from '../lib/base-command.ts'
 import { columns } from '../lib/columns.ts'
 
 export default class Features extends BaseCommand {
-  static override summary = 'Show which features the ublk driver of this kernel has.'
+  static override summary = 'Show which features the ublk driver of this kernel has, and what takes each into use.'
   static override examples = [
     '<%= config.bin %> features',
     {
@@ -16,8 +16,8 @@ export default class Features extends BaseCommand {
     await this.parse(Features)
     const { features } = await import('ublk')
     const found = await features()
-    const rows = found.flags.map(({ bit, name, here }) => [name, bit, here ? 'yes' : 'no'])
-    this.log(`mask ${found.mask}\n${columns(['FEATURE', 'BIT', 'HERE'], rows)}`)
+    const rows = found.flags.map(({ bit, name, here, since, use }) => [name, bit, here ? 'yes' : 'no', since, use])
+    this.log(`mask ${found.mask}\n${columns(['FEATURE', 'BIT', 'HERE', 'SINCE', 'USED BY'], rows)}`)
     return found
   }
 }

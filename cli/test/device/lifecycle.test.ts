@@ -272,7 +272,7 @@ test.serial('features in text and JSON', async (t) => {
   t.like(flags[0], { bit: '0x1', name: 'UBLK_F_SUPPORT_ZERO_COPY' })
   const sum = flags.reduce((bits: bigint, { bit, here }: { bit: string; here: boolean }) => (here ? bits | BigInt(bit) : bits), 0n)
   t.is(sum & BigInt(mask), sum)
-  t.regex(text.stdout, new RegExp(`^mask ${mask}\nFEATURE +BIT +HERE\n`))
+  t.regex(text.stdout, new RegExp(`^mask ${mask}\nFEATURE +BIT +HERE +SINCE +USED BY\n`))
 })
 
 test.serial('doctor is content with a machine that can serve', async (t) => {

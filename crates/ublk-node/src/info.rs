@@ -90,6 +90,8 @@ pub(crate) struct NativeFeature {
     pub name: String,
     /// This kernel has it.
     pub here: bool,
+    /// First release of Linux with it.
+    pub since: String,
 }
 
 /// All features.
@@ -108,6 +110,7 @@ impl From<Features> for NativeFeatures {
             bit: format!("{:#x}", known.flag.bits()),
             name: known.kernel_name.to_owned(),
             here: here.contains(known.flag),
+            since: known.since_text.to_owned(),
         };
         NativeFeatures { mask: format!("{:#x}", here.bits()), flags: FEATURES.iter().map(flag).collect() }
     }
