@@ -11,7 +11,9 @@ import { tmpdir } from 'node:os'
 import { createInterface, type Interface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import type { DeviceOptions } from 'ublk'
 import { MEBIBYTES } from './fio.ts'
+import { modes } from './modes.ts'
 import { openersOf } from './processes.ts'
 
 export const SIZE: string = `${MEBIBYTES}MiB`
@@ -71,6 +73,14 @@ export const contestants: Contestant[] = [
   ublkTool('rublk loop', 'file', 'rublk', ['loop', ...SHAPE, '-f', FILE]),
 ]
 
+/** Each way of the driver, ours and kublk's: for `bench/run --modes`. */
+export const modeContestants: Contestant[] = modes.flatMap(({ name, ours: options, kublk }) => [
+  ours(`null, ${name}`, 'null', 'null', SIZE, options),
+  ublkTool(`kublk null, ${name}`, 'null', 'kublk', ['-t', 'null', ...kublk, ...SHAPE]),
+  ours(`file, ${name}`, 'file', 'file', FILE, options),
+  ublkTool(`kublk loop, ${name}`, 'file', 'kublk', ['-t', 'loop', ...kublk, ...SHAPE, FILE]),
+])
+
 /** What `ublk add` leaves behind: the servers that are watched while nobody uses their devices. */
 export const leftBehind: Array<Pick<Contestant, 'name' | 'start'>> = [
   added('mem', ['mem', '--size', SIZE]),
@@ -81,21 +91,21 @@ export const leftBehind: Array<Pick<Contestant, 'name' | 'start'>> = [
 
 /** A file of its own for each contestant that needs one, full of zeroes: `fill` overwrites them all. */
 async function makeFile(name: string): Promise<string> {
-  const path = `${FILES}/${name}`
+  const path = `${FILES}/${name.replaceAll(/[ ,]+/g, '-')}`
   await mkdir(FILES, { recursive: true })
   await writeFile(path, Buffer.alloc(MEBIBYTES << 20))
   return path
 }
 
 /** Our library, in a process of its own: see bench/serve.ts. */
-function ours(name: string, group: Contestant['group'], kind: string, what: string): Contestant {
+function ours(name: string, group: Contestant['group'], kind: string, what: string, options: Partial<DeviceOptions> = {}): Contestant {
   const program = fileURLToPath(new URL('./serve.ts', import.meta.url))
   return {
     name,
     group,
     missing: () => null,
     async start() {
-      const server = spawn(process.execPath, [program, kind, what === FILE ? await makeFile(name) : what], {
+      const server = spawn(process.execPath, [program, kind, what === FILE ? await makeFile(name) : what, JSON.stringify(options)], {
         stdio: ['pipe', 'pipe', 'inherit'],
       })
       const lines = createInterface({ input: server.stdout })

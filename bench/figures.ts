@@ -5,6 +5,7 @@
  * here what to run, the report what to print.
  */
 import type { Job } from './fio.ts'
+import { modes } from './modes.ts'
 
 /** What is read of a run. */
 export type Measure = 'rate' | 'bytesPerSecond' | 'microsecondsPerRequest' | 'serverNanosecondsPerRequest'
@@ -39,8 +40,8 @@ export interface SingleFigure extends Common {
 
 export type Figure = ComparedFigure | SingleFigure
 
-const READ = 'read-4k-qd64'
-const WRITE = 'write-4k-qd64'
+const READ: Job = 'read-4k-qd64'
+const WRITE: Job = 'write-4k-qd64'
 const ALONE = 'read-4k-qd1'
 
 export const figures: Figure[] = [
@@ -90,6 +91,25 @@ export const figures: Figure[] = [
   { kind: 'single', id: 'idle', title: 'idle device of `ublk add`: wake-ups per second', value: 'idleWakeUps', unit: '', atMost: 0 },
   { kind: 'single', id: 'rss', title: 'idle JS server of `ublk add`: resident memory', value: 'idleResidentBytes', unit: 'MB', atMost: 80 },
 ]
+
+/** For `bench/run --modes`: each way of the driver against kublk's. */
+export const modeFigures: Figure[] = modes.flatMap(({ name }) => {
+  const ids = name.replaceAll(/[ ,]+/g, '-')
+  const file: Array<[Job, Measure]> = [
+    [READ, 'rate'],
+    [WRITE, 'rate'],
+    ['read-128k-qd16', 'bytesPerSecond'],
+    ['write-128k-qd16', 'bytesPerSecond'],
+  ]
+  return [
+    ...[READ, WRITE].map((job) =>
+      atLeast(`null-${ids}-${job}`, `\`null\` ${name}, ${job}`, 'rate', [`null, ${name}`, job], [`kublk null, ${name}`, job], 1),
+    ),
+    ...file.map(([job, what]) =>
+      atLeast(`file-${ids}-${job}`, `\`file\` ${name}, ${job}`, what, [`file, ${name}`, job], [`kublk loop, ${name}`, job], 1),
+    ),
+  ]
+})
 
 type Pair = [contestant: string, job: Job]
 

@@ -1,7 +1,7 @@
 /**
  * The measuring program. Runs as root in the guest that bench/run boots, one CPU, everything else asleep.
  *
- *   node bench/measure.ts [--only FIGURE]… [--compare] [--rounds N] [--seconds S] --out FILE
+ *   node bench/measure.ts [--only FIGURE]… [--compare] [--modes] [--rounds N] [--seconds S] --out FILE
  *
  * All contestants of a group are live at once and take turns job by job, round by round: what changes during a boot changes for all.
  */
@@ -9,8 +9,8 @@ import { execFile, execFileSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs, promisify } from 'node:util'
-import { type Contestant, contestants, leftBehind, type Serving, SIZE } from './contestants.ts'
-import { figures } from './figures.ts'
+import { type Contestant, contestants, leftBehind, modeContestants, type Serving, SIZE } from './contestants.ts'
+import { figures, modeFigures } from './figures.ts'
 import { fill, type Job, measure } from './fio.ts'
 import { contextSwitches, cpuTime, growth, residentBytes } from './processes.ts'
 import type { Idle, Results, Run } from './results.ts'
@@ -26,6 +26,7 @@ const { values: options } = parseArgs({
   options: {
     only: { type: 'string', multiple: true, default: [] },
     compare: { type: 'boolean', default: false },
+    modes: { type: 'boolean', default: false },
     rounds: { type: 'string', default: '2' },
     seconds: { type: 'string', default: '1' },
     out: { type: 'string' },
@@ -36,7 +37,8 @@ const seconds = Number(options.seconds)
 const run = promisify(execFile)
 const sleep = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
 
-const wanted = figures.filter(({ id }) => options.only.length === 0 || options.only.includes(id))
+const entered = options.modes ? modeContestants : contestants
+const wanted = (options.modes ? modeFigures : figures).filter(({ id }) => options.only.length === 0 || options.only.includes(id))
 const wants = (value: string): boolean => wanted.some((figure) => figure.kind === 'single' && figure.value === value)
 
 /** Jobs by contestant. */
@@ -74,7 +76,7 @@ if (wants('idleWakeUps') || wants('idleResidentBytes')) {
   for (const server of leftBehind) results.idle.push(await watchIdle(server))
 }
 for (const group of ['null', 'memory', 'file'] as const) {
-  await race(contestants.filter((contestant) => contestant.group === group && plan.has(contestant.name)))
+  await race(entered.filter((contestant) => contestant.group === group && plan.has(contestant.name)))
 }
 writeFileSync(options.out ?? '/dev/stdout', JSON.stringify(results, null, 2))
 

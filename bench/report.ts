@@ -1,29 +1,35 @@
 /**
  * Prints what bench/measure.ts found, as Markdown tables: each figure with its floor, then every contestant in every job.
  *
- *   node bench/report.ts [--write DOCUMENT] RESULTS
+ *   node bench/report.ts [--modes] [--write DOCUMENT] RESULTS
  *
- * `--write` puts the tables between the markers of the document. A figure is the median of its rounds.
+ * `--modes` takes the figures of every way of the driver. `--write` puts the tables between the markers of the document. A figure is the median of its rounds.
  */
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { type ComparedFigure, type Figure, figures, type Measure, type Side, type SingleFigure } from './figures.ts'
+import { type ComparedFigure, type Figure, figures, type Measure, modeFigures, type Side, type SingleFigure } from './figures.ts'
 import type { Job } from './fio.ts'
 import { median, table, writeBetween } from './markdown.ts'
 import type { Results, Run } from './results.ts'
 
-const BEGIN = '<!-- figures: written by bench/run --write-docs -->'
-const END = '<!-- end of figures -->'
 /** A ratio this close to its floor is on it: rounds of one boot differ by as much. */
 const NOISE = 0.01
 const FLOOR_HEAD = ['figure', 'ours', 'peer', 'ours / peer', 'floor', 'holds']
 
-const { values: options, positionals } = parseArgs({ options: { write: { type: 'string' } }, allowPositionals: true })
+const { values: options, positionals } = parseArgs({
+  options: { modes: { type: 'boolean', default: false }, write: { type: 'string' } },
+  allowPositionals: true,
+})
 const results = JSON.parse(readFileSync(positionals[0] ?? '/dev/stdin', 'utf8')) as Results
 
-const text = [environment(), table(FLOOR_HEAD, figures.flatMap(row)), sideBySide()].join('\n\n')
+const floors = table(FLOOR_HEAD, (options.modes ? modeFigures : figures).flatMap(row))
+const text = [environment(), floors, ...(options.modes ? [] : [sideBySide()])].join('\n\n')
 console.log(text)
-if (options.write !== undefined) writeBetween(options.write, BEGIN, END, text)
+if (options.write !== undefined) {
+  const what = options.modes ? 'modes' : 'figures'
+  const option = options.modes ? ' --modes' : ''
+  writeBetween(options.write, `<!-- ${what}: written by bench/run${option} --write-docs -->`, `<!-- end of ${what} -->`, text)
+}
 
 function row(figure: Figure): string[][] {
   return figure.kind === 'compared' ? comparedRow(figure) : singleRow(figure)

@@ -2,8 +2,10 @@
  * Serves one device of the library for a measurement: prints its path when it is live, answers each line on standard input with a line of
  * counters, and removes the device when standard input ends.
  *
- *   node bench/serve.ts null|mem|mem-zero-copy|js-worker-sync|js-worker-async|js-main-sync SIZE
- *   node bench/serve.ts file|file-copy PATH
+ *   node bench/serve.ts null|mem|mem-zero-copy|js-worker-sync|js-worker-async|js-main-sync SIZE [OPTIONS]
+ *   node bench/serve.ts file|file-copy PATH [OPTIONS]
+ *
+ * OPTIONS of the device may follow, as JSON.
  */
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
@@ -37,8 +39,8 @@ function deviceOptions(kind: string, what: string): DeviceOptions {
   }
 }
 
-const [kind = '', what = ''] = process.argv.slice(2)
-const device = await createDevice({ ...deviceOptions(kind, what), ...SHAPE })
+const [kind = '', what = '', more = '{}'] = process.argv.slice(2)
+const device = await createDevice({ ...deviceOptions(kind, what), ...SHAPE, ...(JSON.parse(more) as Partial<DeviceOptions>) })
 device.on('error', (error) => {
   console.error(error)
   process.exitCode = 1
