@@ -27,7 +27,7 @@ const kernels = ['6.12', '6.18', '7.2']
 /** The oldest and the newest of them, for suites that take long. */
 const endKernels = ['6.12', '7.2']
 /** Files of test/device and the time each may take in the emulated machine. */
-const deviceTests = { data: 900, filesystem: 600, powercut: 300, life: 600 }
+const deviceTests = { data: 900, filesystem: 600, powercut: 300, life: 600, recovery: 900 }
 
 /** The Node.js releases that the package supports. */
 const nodes = ['22', '24', '26']

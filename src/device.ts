@@ -11,10 +11,19 @@ import type { BackendInfo } from './backend.ts'
 import { abortError, fromNative, invalidValue, UblkError, unwrap } from './errors.ts'
 import { takenAlong, track, untrack } from './exit.ts'
 import { charPath, type DeviceInfo, type DeviceState, toDeviceInfo } from './info.ts'
-import type { NativeDevice, NativeEvent, Outcome } from './native.ts'
-import { type CheckedOptions, checkOptions, type DeviceOptions } from './options.ts'
+import { checkTimeout, deviceInfo } from './list.ts'
+import type { DeviceSpec, NativeBinding, NativeDevice, NativeEvent, Outcome } from './native.ts'
+import {
+  type CheckedOptions,
+  checkOptions,
+  checkPromises,
+  checkRecoverOptions,
+  type DeviceOptions,
+  type RecoverOptions,
+} from './options.ts'
 import type { HandlerFailure } from './ring.ts'
 import { makeServer, type Server } from './server.ts'
+import { checkDeviceSize, parseSize, type Size } from './size.ts'
 import { type DeviceStats, toDeviceStats } from './stats.ts'
 
 /** Options of `Device#waitFor`. */
@@ -42,17 +51,28 @@ export interface DeviceEvents {
 const STATES: readonly DeviceState[] = ['dead', 'live', 'quiesced', 'fail_io', 'closed']
 const DEFAULT_WAIT_MS = 30_000
 
+/** ADD_DEV, or the begin of a recovery; `starts` as in `NativeBinding`. */
+type Adding = (
+  binding: NativeBinding,
+  spec: DeviceSpec,
+  starts: boolean,
+  onEvent: (event: NativeEvent) => void,
+) => Promise<Outcome<NativeDevice>>
+
+const newDevice: Adding = (binding, spec, starts, onEvent) => binding.addDevice(spec, starts, onEvent)
+
 /**
  * A ublk device of this process.
  *
  * `dead` → `start` → `live` → `stop` → `dead` → `close` → `closed`. When its server fails, it closes by itself, or with the option
- * `recovery` becomes `quiesced` or `fail_io`; `error` tells why.
+ * `recovery` becomes `quiesced` or `fail_io`; `error` tells why. `quiesce` does that on purpose. A device in these two states is the next
+ * server's (`recoverDevice`): this object has nothing to do with it any more, and `close` leaves it.
  */
 export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposable {
   readonly #native: NativeDevice
   readonly #server: Server
   readonly #options: CheckedOptions
-  readonly #info: DeviceInfo
+  #info: DeviceInfo
   #state: DeviceState = 'dead'
   #keepsAlive = true
   /** The end of the last call that changes the state. */
@@ -78,13 +98,26 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
 
   /** Adds the device without starting it: state `dead`. Reads the backend module first, if there is one. */
   static async create(options: DeviceOptions): Promise<Device> {
-    return Device.#add(checkOptions(options), false)
+    return Device.#add(checkOptions(options), false, newDevice)
   }
 
   /** Adds and starts it: state `live`. A failure leaves nothing behind. @internal */
   static async createLive(options: DeviceOptions): Promise<Device> {
-    const checked = checkOptions(options)
-    const device = await Device.#add(checked, true)
+    return Device.#live(checkOptions(options), newDevice)
+  }
+
+  /** Takes over a device and brings it live again. A failure leaves it to the next server. @internal */
+  static async recoverLive(id: number, options: RecoverOptions): Promise<Device> {
+    const info = await deviceInfo(id, options?.signal === undefined ? {} : { signal: options.signal })
+    const checked = checkRecoverOptions(info, options)
+    return Device.#live(checked, async (binding, spec, starts, onEvent) => {
+      checkPromises(info, spec)
+      return binding.recoverDevice(id, spec, starts, onEvent)
+    })
+  }
+
+  static async #live(checked: CheckedOptions, add: Adding): Promise<Device> {
+    const device = await Device.#add(checked, true, add)
     try {
       if (device.state !== 'live') await device.#exclusive(() => device.#start(checked.signal))
       return device
@@ -95,7 +128,7 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
   }
 
   /** @param starts a native target at once; a backend in JavaScript needs its device first */
-  static async #add(checked: CheckedOptions, starts: boolean): Promise<Device> {
+  static async #add(checked: CheckedOptions, starts: boolean, add: Adding): Promise<Device> {
     const { signal } = checked
     if (signal?.aborted) throw abortError(signal, 'creating the device')
     const binding = native()
@@ -107,7 +140,7 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
       // A device that starts at once may fail before there is an object to tell.
       const early: NativeEvent[] = []
       const hear = (event: NativeEvent): void => (device === null ? void early.push(event) : device.#hear(event))
-      const adding = binding.addDevice(spec, starts && isNative, hear)
+      const adding = add(binding, spec, starts && isNative, hear)
       device = await takenAlong(adding, checked.closeOnSignal, (nativeDevice) => {
         return new Device(nativeDevice, server, checked, toDeviceInfo(nativeDevice.granted))
       })
@@ -176,7 +209,41 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     )
   }
 
-  /** Stops and removes it. Twice is the same as once. An abort answers open requests EIO, and closing goes on. */
+  /**
+   * Lets go of it for another server, without an error to its users (Linux 6.16, and the option `recovery`): what is open is answered, new
+   * requests wait, and the state is `quiesced` (`fail_io` with the recovery 'fail-io', whose new requests fail) until `recoverDevice` in this
+   * or another process. Idempotent. An abort ends the wait, and quiescing goes on.
+   * @param options.timeoutMs milliseconds until it rejects with `ERR_UBLK_TIMEOUT`, default 30000: then call it again, or end the process
+   */
+  async quiesce(options: WaitOptions = {}): Promise<void> {
+    const signal = checkSignal(options.signal)
+    const limitMs = checkTimeout(options.timeoutMs)
+    await abortable(
+      this.#exclusive(() => this.#quiesce(limitMs)),
+      signal,
+      `quiescing device ${this.id}`,
+    )
+  }
+
+  /**
+   * Changes the size of the live device (Linux 6.16). A file target must be as large, or made with `create`; memory cannot grow beyond
+   * the size that it was made with. A backend in JavaScript is not asked: have it ready for the new size before.
+   * @param size a multiple of the logical block size
+   */
+  async resize(size: Size, options: CallOptions = {}): Promise<void> {
+    const signal = checkSignal(options.signal)
+    const sizeBytes = checkDeviceSize(parseSize(size), this.#info.logicalBlockSize)
+    await abortable(
+      this.#exclusive(async () => {
+        unwrap(await this.#native.resize(sizeBytes))
+        this.#info = { ...this.#info, size: sizeBytes }
+      }),
+      signal,
+      `resizing device ${this.id}`,
+    )
+  }
+
+  /** Stops and removes it, unless it waits for the next server. Twice is the same as once. An abort answers open requests EIO, and closing goes on. */
   async close(options: CallOptions = {}): Promise<void> {
     const signal = checkSignal(options.signal)
     if (this.#closing === null) {
@@ -302,6 +369,22 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     this.#applyRef()
   }
 
+  async #quiesce(limitMs: number): Promise<void> {
+    if (this.#state === 'quiesced' || this.#state === 'fail_io') return
+    if (this.#state !== 'live') {
+      throw new UblkError('ERR_UBLK_INVALID_STATE', {
+        message: `device ${this.id} is ${this.#state}; only a live device can be quiesced`,
+        hint: 'Check `state` before the call.',
+        deviceId: this.id,
+      })
+    }
+    unwrap(await this.#native.quiesce(limitMs))
+    await this.#server.finish()
+    untrack(this)
+    this.#enter(this.#options.recovery === 'fail-io' ? 'fail_io' : 'quiesced', 'stop')
+    this.#applyRef()
+  }
+
   async #close(): Promise<void> {
     if (this.#state === 'closed') return
     const wasLive = this.#state === 'live'
@@ -422,6 +505,17 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     this.#native.ref()
     this.#server.ref()
   }
+}
+
+/**
+ * Serves a device whose server is gone (`quiesced` or `fail_io`), whichever process and program made it: resolves when it is live again.
+ * Size, queues and all else stay as they are; `backend` must have the same bytes. A failure or an abort leaves it to the next server.
+ * @param id N of /dev/ublkbN
+ * @throws `ERR_UBLK_INVALID_STATE` for a device that is live, dead or made without `recovery`; `ERR_UBLK_NO_DEVICE`; `ERR_UBLK_BUSY` when
+ *   its former server does not end within ten seconds; and what `createDevice` throws for its backend
+ */
+export async function recoverDevice(id: number, options: RecoverOptions): Promise<Device> {
+  return Device.recoverLive(id, options)
 }
 
 /** Adds and starts a device: resolves when the block device is live. A failure or an abort leaves nothing behind. */

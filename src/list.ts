@@ -9,6 +9,7 @@ import { type Features, toFeature } from './driver-features.ts'
 import { abortError, invalidType, outOfRange, unwrap } from './errors.ts'
 import { type DeviceInfo, toDeviceInfo } from './info.ts'
 import type { NativeBinding, Outcome } from './native.ts'
+import { checkDeviceSize, parseSize, type Size } from './size.ts'
 
 /** Largest N of /dev/ublkbN (minor numbers are 20 bits). */
 export const MAX_DEVICE_ID: number = 2 ** 20 - 1
@@ -17,6 +18,15 @@ export function checkId(id: number, name = 'id'): number {
   if (typeof id !== 'number') throw invalidType(name, 'a number', id)
   if (!Number.isInteger(id) || id < 0 || id > MAX_DEVICE_ID) throw outOfRange(name, `a whole number from 0 to ${MAX_DEVICE_ID}`, id)
   return id
+}
+
+const DEFAULT_QUIESCE_MS = 30_000
+
+/** Milliseconds for a server to let go. */
+export function checkTimeout(value: number = DEFAULT_QUIESCE_MS): number {
+  if (typeof value !== 'number') throw invalidType('timeoutMs', 'a number', value)
+  if (!(value >= 1 && value <= 2 ** 31)) throw outOfRange('timeoutMs', 'a number of milliseconds from 1 on', value)
+  return value
 }
 
 /** Every ublk device of this machine, lowest id first. */
@@ -44,6 +54,29 @@ export async function queueAffinity(id: number, queue: number, options: CallOpti
 export async function stopDevice(id: number, options: CallOptions & { safe?: boolean } = {}): Promise<void> {
   checkId(id)
   await command(`stopping device ${id}`, options, (driver) => driver.stopDevice(id, options.safe ?? false))
+}
+
+/**
+ * Has the server of a device let go of it, whichever process that is: it answers what it has, new requests wait, and the device is
+ * `quiesced` for another server to take over (`recoverDevice`), or `fail_io` with the recovery 'fail-io'. Needs Linux 6.16 and a device
+ * made with `recovery`. For a device that waits already nothing happens. An abort ends the wait, and quiescing goes on.
+ * @param options.timeoutMs milliseconds until it rejects with `ERR_UBLK_TIMEOUT`, default 30000; requests go on waiting then, until the
+ *   server lets go or has ended and the device is recovered
+ */
+export async function quiesceDevice(id: number, options: CallOptions & { timeoutMs?: number } = {}): Promise<void> {
+  checkId(id)
+  const limitMs = checkTimeout(options.timeoutMs)
+  await command(`quiescing device ${id}`, options, (driver) => driver.quiesceDevice(id, limitMs))
+}
+
+/**
+ * Changes the size of a device that is in use, of any process (Linux 6.16). Its server is not asked: it must be able to serve that much.
+ * @param size a multiple of the logical block size
+ */
+export async function resizeDevice(id: number, size: Size, options: CallOptions = {}): Promise<void> {
+  const { logicalBlockSize } = await deviceInfo(id, options)
+  const sizeBytes = checkDeviceSize(parseSize(size), logicalBlockSize)
+  await command(`resizing device ${id}`, options, (driver) => driver.resizeDevice(id, sizeBytes))
 }
 
 /**

@@ -216,14 +216,18 @@ export interface NativeDevice {
    */
   prepare(mode: 'main' | 'worker', memory: QueueMemory[], wake: ((queue: number) => void) | null): Promise<Outcome<null>>
   /**
-   * START_DEV; resolves when the block device is live. Starts the queue threads of a native target first; JavaScript's queues must be prepared.
+   * START_DEV, or END_USER_RECOVERY; resolves when the block device is live. Starts the queue threads of a native target first; JavaScript's queues must be prepared.
    * On failure no queue is left.
    */
   start(): Promise<Outcome<null>>
   /** STOP_DEV, drain, close rings and char device. Workers must keep polling until their queue reports ended. Idempotent. */
   stop(): Promise<Outcome<null>>
-  /** `stop`, then DEL_DEV. With recovery 'off' nothing remains. Idempotent. */
+  /** `stop`, then DEL_DEV; a device that waits for the next server is left to it. Idempotent. */
   close(): Promise<Outcome<null>>
+  /** QUIESCE_DEV; the queues answer what they have and end. The device is the next server's then. Workers must keep polling. */
+  quiesce(limitMs: number): Promise<Outcome<null>>
+  /** UPDATE_SIZE, after a native target has made itself ready for it. */
+  resize(sizeBytes: number): Promise<Outcome<null>>
   info(): Promise<Outcome<NativeDeviceInfo>>
   stats(): NativeStats
   /**
@@ -267,6 +271,10 @@ export interface NativeBinding {
   queueAffinity(id: number, queue: number): Promise<Outcome<number[]>>
   /** STOP_DEV for a device of any process; `safe`: TRY_STOP_DEV, which refuses while it is open. */
   stopDevice(id: number, safe: boolean): Promise<Outcome<null>>
+  /** QUIESCE_DEV for a device of any process; resolves when its server has let go. */
+  quiesceDevice(id: number, limitMs: number): Promise<Outcome<null>>
+  /** UPDATE_SIZE for a device of any process; its server is not asked. */
+  resizeDevice(id: number, sizeBytes: number): Promise<Outcome<null>>
   /** STOP_DEV and DEL_DEV for a device of any process; `wait: false` uses DEL_DEV_ASYNC. */
   deleteDevice(id: number, wait: boolean): Promise<Outcome<null>>
   /**
@@ -274,6 +282,11 @@ export interface NativeBinding {
    * @param starts also does what `start` does, for native targets: one way to another thread and back instead of two
    */
   addDevice(spec: DeviceSpec, starts: boolean, onEvent: (event: NativeEvent) => void): Promise<Outcome<NativeDevice>>
+  /**
+   * Takes over a device whose server is gone. Of `spec` count the target, the CPUs and the deadline; the rest says what the device is.
+   * If anything fails before it is live, the device waits for the next server.
+   */
+  recoverDevice(id: number, spec: DeviceSpec, starts: boolean, onEvent: (event: NativeEvent) => void): Promise<Outcome<NativeDevice>>
   /** Last resort at process exit, synchronous: fails, stops and deletes every device of this process within `limitMs`. */
   shutdown(limitMs: number): void
   /** memmove between views; several times faster than `Buffer#copy` out of shared memory. Ranges must have been checked. */

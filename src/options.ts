@@ -5,12 +5,20 @@
  */
 import { checkSignal } from './abort.ts'
 import type { Abilities, Backend } from './backend.ts'
-import { type CheckedQueueOptions, checkBackendPath, checkQueueOptions, QUEUE_OPTION_NAMES, type QueueOptions } from './data-path.ts'
+import {
+  type CheckedQueueOptions,
+  checkBackendPath,
+  checkQueueOptions,
+  type DataPath,
+  QUEUE_OPTION_NAMES,
+  type QueueOptions,
+} from './data-path.ts'
 import { invalidType, invalidValue, outOfRange, unknownOption } from './errors.ts'
+import type { DeviceInfo } from './info.ts'
 import { slotCount } from './layout.ts'
 import { checkId } from './list.ts'
 import type { DeviceSpec, TargetSpec } from './native.ts'
-import { parseSize, type Size } from './size.ts'
+import { checkDeviceSize, parseSize, type Size } from './size.ts'
 import { type NativeTarget, type WorkerBackend, worker } from './targets.ts'
 
 /** What happens to a device whose server is gone. */
@@ -146,6 +154,47 @@ export function checkOptions(options: DeviceOptions): CheckedOptions {
   }
 }
 
+/** Options of `recoverDevice`: what serves the device from now on. All else the device has already. */
+export type RecoverOptions = Pick<DeviceOptions, (typeof RECOVER_NAMES)[number]>
+
+const RECOVER_NAMES = [
+  ...(['backend', 'backendOptions', 'cpus', 'requestTimeoutMs', 'closeOnSignal', 'signal'] as const),
+  ...(['threads', 'perIo', 'fixedFiles', 'zeroCopyFallback'] as const),
+] as const
+
+/** The options with which a device that exists was made, and what serves it from now on. */
+export function checkRecoverOptions(info: DeviceInfo, options: RecoverOptions): CheckedOptions {
+  if (typeof options !== 'object' || options === null) throw invalidType('options', 'an object', options)
+  const stranger = Object.keys(options).find((name) => !(RECOVER_NAMES as readonly string[]).includes(name))
+  if (stranger !== undefined) throw unknownOption(stranger, RECOVER_NAMES)
+  const { id, size, queues, depth, logicalBlockSize: blockSize, physicalBlockSize, maxIoBytes, readOnly, rotational, flags } = info
+  const geometry = { size, queues, depth, blockSize, physicalBlockSize, maxIoBytes, readOnly, rotational }
+  const serving = { dataPath: dataPathOf(flags), batch: flags.includes('BATCH_IO'), partitionScan: !flags.includes('NO_AUTO_PART_SCAN') }
+  return checkOptions({ ...options, id, ...geometry, ...serving, recovery: recoveryOf(flags) })
+}
+
+/** How the data of a device moves, once and for all. One with `shmem` is refused by the native side. */
+function dataPathOf(flags: string[]): DataPath {
+  if (flags.includes('AUTO_BUF_REG')) return 'auto-zero-copy'
+  if (flags.includes('SUPPORT_ZERO_COPY')) return 'zero-copy'
+  if (flags.includes('USER_COPY')) return 'user-copy'
+  return flags.includes('NEED_GET_DATA') ? 'get-data' : 'copy'
+}
+
+/** The recovery that a device was made with. */
+function recoveryOf(flags: string[]): Recovery {
+  if (flags.includes('USER_RECOVERY_FAIL_IO')) return 'fail-io'
+  if (flags.includes('USER_RECOVERY_REISSUE')) return 'reissue'
+  return flags.includes('USER_RECOVERY') ? 'requeue' : 'off'
+}
+
+/** A JavaScript backend must do what the device has promised its users. */
+export function checkPromises({ id, volatileCache, discard }: DeviceInfo, spec: DeviceSpec): void {
+  if (spec.target !== null) return
+  const missing = volatileCache && !spec.volatileCache ? 'flush' : discard && !spec.discard ? 'discard' : null
+  if (missing !== null) throw invalidValue('backend', `one with a ${missing} method: device ${id} has promised that`, undefined)
+}
+
 /** The native description of a device with a native target. */
 export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): DeviceSpec {
   const base = baseOf(target)
@@ -230,12 +279,6 @@ function checkBackend({ backend, backendOptions }: DeviceOptions): CheckedOption
     throw invalidType('backend', 'an object with a read method, a target such as memory(), or the URL or path of a module', backend)
   }
   return backend
-}
-
-function checkDeviceSize(sizeBytes: number, blockSize: number): void {
-  if (sizeBytes < blockSize || sizeBytes % blockSize !== 0) {
-    throw outOfRange('size', `a multiple of the block size ${blockSize}, and not 0`, sizeBytes)
-  }
 }
 
 function checkBlockSize(value: number): number {

@@ -26,6 +26,12 @@ export function parseSize(size: Size, name = 'size'): number {
   return bytes
 }
 
+/** The size of a device, or a RangeError. */
+export function checkDeviceSize(sizeBytes: number, blockSize: number): number {
+  if (sizeBytes >= blockSize && sizeBytes % blockSize === 0) return sizeBytes
+  throw outOfRange('size', `a multiple of the block size ${blockSize}, and not 0`, sizeBytes)
+}
+
 function toBytes(size: Size, name: string): number {
   if (typeof size === 'number') return size
   if (typeof size === 'bigint') return Number(size)

@@ -72,6 +72,13 @@ async function uses(): Promise<DeviceStats> {
   is<Equal<(typeof flags)[number], ublk.Feature>>()
   const cpus: number[] = await ublk.queueAffinity((await ublk.deviceInfo(id, { signal })).id, 0, { signal })
   await ublk.stopDevice(cpus.length, { safe: true, signal })
+  await ublk.quiesceDevice(id, { timeoutMs: 5, signal })
+  await ublk.resizeDevice(id, '1GiB', { signal })
+  const recovered: Device = await ublk.recoverDevice(id, { backend: mixed, cpus: [0], signal })
+  await recovered.resize(2n ** 30n, { signal })
+  await recovered.quiesce({ timeoutMs: 5, signal })
+  // @ts-expect-error -- what the device has already
+  await ublk.recoverDevice(id, { backend: mixed, size: 5 })
   await ublk.deleteDevice(id, { wait: false, signal })
   // @ts-expect-error -- no such option
   await ublk.listDevices({ wait: true })
@@ -96,6 +103,9 @@ test('every public name is there', (t) => {
     'nullTarget',
     'parseSize',
     'queueAffinity',
+    'quiesceDevice',
+    'recoverDevice',
+    'resizeDevice',
     'stopDevice',
     'worker',
   ])

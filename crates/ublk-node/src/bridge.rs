@@ -30,7 +30,7 @@ const MAX_ERRNO: i32 = 4095;
 
 /// Why a queue is not served any more.
 pub(crate) enum End {
-    /// Every tag was aborted: the device was stopped.
+    /// The driver has taken the tags back: the device was stopped or quiesced.
     Over,
     /// [`SharedQueue::order`] says otherwise than to serve.
     Ordered,
@@ -148,10 +148,15 @@ impl Bridge {
             self.queue.turn(Wait::No)?;
             published += self.take_events()?;
         }
+        // Here and not in the next call: an event loop calls again only when the ring has something.
+        while self.queue.is_run_out() && !self.queue.is_over() {
+            self.queue.turn(Wait::No)?;
+            published += self.take_events()?;
+        }
         if self.shared.order() != Order::Serve {
             return Err(End::Ordered);
         }
-        if self.queue.live_tags() == 0 {
+        if self.queue.is_over() {
             return Err(End::Over);
         }
         Ok(published)
@@ -357,7 +362,7 @@ impl Bridge {
                 self.answer(number, -libc::EIO, self.memory().last_slot())?;
             }
         }
-        while self.queue.live_tags() > 0 && Instant::now() < until && self.shared.order() != Order::Abandon {
+        while !self.queue.is_over() && Instant::now() < until && self.shared.order() != Order::Abandon {
             self.queue.turn(Wait::AtMost(Duration::from_millis(100)))?;
             self.take_events()?;
         }

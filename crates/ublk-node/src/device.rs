@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use napi::Env;
 use napi::bindgen_prelude::{Function, Null, Object, Uint8Array, Unknown};
@@ -134,6 +134,15 @@ impl DeviceSpec {
     }
 }
 
+/// Where a device comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin {
+    /// ADD_DEV and SET_PARAMS.
+    New,
+    /// Another server made it, and is gone.
+    Existing(u32),
+}
+
 impl DeviceSpec {
     fn open_shared_memory(&self) -> Result<Option<Arc<SharedMemory>>, ublk::Error> {
         let path = self.shared_memory_path.as_deref().map(Path::new);
@@ -145,6 +154,9 @@ impl DeviceSpec {
         named.map_or_else(|| DataPath::Auto(target.map(Target::buffers).unwrap_or_default()), DataPath::Only)
     }
 }
+/// The lock of a former server's file goes with its rings, a little later than the process.
+const FILE_LIMIT: Duration = Duration::from_secs(5);
+const FILE_POLL: Duration = Duration::from_millis(5);
 
 /// Shared memory of one JavaScript queue.
 #[napi(object, use_nullable = true, object_to_js = false)]
@@ -178,10 +190,11 @@ impl Drop for Fresh {
     }
 }
 
-/// ADD_DEV and SET_PARAMS; opens the target first. `starts` it too: for native targets, which need no JavaScript for that.
+/// Adds or takes over a device, and opens its target. `starts` it too: for native targets, which need no JavaScript for that.
 pub(crate) fn add<'env>(
     env: &'env Env,
     spec: DeviceSpec,
+    origin: Origin,
     starts: bool,
     on_event: &Function<'_, NativeEvent, Unknown<'static>>,
 ) -> napi::Result<Object<'env>> {
@@ -197,7 +210,7 @@ pub(crate) fn add<'env>(
             let Some(adding) = registry::begin_adding() else {
                 return Err(NativeError::panicked(None, "a device was added while the process ended"));
             };
-            let device = add_now(key, &spec, events)?;
+            let device = add_now(key, &spec, origin, events)?;
             drop(adding);
             if starts && let Err(error) = device.state.start() {
                 let _ = device.state.close();
@@ -217,15 +230,41 @@ pub(crate) fn add<'env>(
     )
 }
 
-fn add_now(key: u32, spec: &DeviceSpec, events: Events) -> Result<NativeDevice, NativeError> {
-    let target = spec.open_target()?;
+fn add_now(key: u32, spec: &DeviceSpec, origin: Origin, events: Events) -> Result<NativeDevice, NativeError> {
     let control = Control::open()?;
-    let shared_memory = spec.open_shared_memory()?;
-    let device = Device::add(&control, ublk::DeviceSpec { shared_memory, ..spec.resolve(target.as_deref()) })?;
+    let (device, target) = match origin {
+        Origin::New => {
+            let target = spec.open_target()?;
+            let shared_memory = spec.open_shared_memory()?;
+            (Device::add(&control, ublk::DeviceSpec { shared_memory, ..spec.resolve(target.as_deref()) })?, target)
+        }
+        Origin::Existing(id) => recover_now(&control, id, spec)?,
+    };
     let granted = device.granted();
     let data_path = device.buffers().name();
     let deadline = Duration::from_secs_f64(spec.request_deadline_ms / 1000.0);
     Ok(NativeDevice { state: DeviceState::new(key, device, target, deadline, events), granted, data_path })
+}
+
+/// The device says what it is; of `spec` counts who serves it, and where.
+fn recover_now(
+    control: &Control,
+    id: u32,
+    spec: &DeviceSpec,
+) -> Result<(Device, Option<Arc<dyn Target>>), NativeError> {
+    let mut device = Device::recover(control, id)?;
+    let until = Instant::now() + FILE_LIMIT;
+    let target = loop {
+        match spec.open_target() {
+            Err(ublk::Error::Busy { .. }) if Instant::now() < until => std::thread::sleep(FILE_POLL),
+            opened => break opened?,
+        }
+    };
+    if let Some(target) = &target {
+        target.resize(device.spec().size_bytes)?;
+    }
+    device.serve_as(spec.resolve(target.as_deref()));
+    Ok((device, target))
 }
 
 #[napi]
@@ -334,6 +373,28 @@ impl NativeDevice {
                 Ok(Null)
             },
         )
+    }
+
+    /// QUIESCE_DEV and the end of the queues.
+    #[napi(catch_unwind)]
+    pub fn quiesce<'env>(&self, env: &'env Env, limit_ms: f64) -> napi::Result<Object<'env>> {
+        let (state, key) = (Arc::clone(&self.state), self.state.key);
+        ops::run(
+            env,
+            move || state.quiesce(Duration::from_secs_f64(limit_ms / 1000.0)),
+            move |env, quiesced| {
+                quiesced?;
+                owner::release(env, key);
+                Ok(Null)
+            },
+        )
+    }
+
+    /// UPDATE_SIZE, after a native target has made itself ready for it.
+    #[napi(catch_unwind)]
+    pub fn resize<'env>(&self, env: &'env Env, size_bytes: i64) -> napi::Result<Object<'env>> {
+        let state = Arc::clone(&self.state);
+        ops::run(env, move || state.resize(size_bytes as u64), |_, resized| resized.map(|()| Null))
     }
 
     /// What the driver says of it.

@@ -38,7 +38,8 @@ impl NativeError {
 
     /// A queue's owner did not let go of it in its time.
     pub(crate) fn queues_remain(device_id: u32, waited_ms: u128) -> NativeError {
-        let message = format!("device {device_id}: a queue did not end within {waited_ms} ms of STOP_DEV");
+        let message =
+            format!("device {device_id}: a queue did not end within {waited_ms} ms of STOP_DEV or QUIESCE_DEV");
         let hint = "Is a worker blocked in a synchronous handler? Terminate it, then call again.";
         NativeError::own("ERR_UBLK_TIMEOUT", device_id, message, hint)
     }

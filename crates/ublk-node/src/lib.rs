@@ -105,6 +105,19 @@ pub fn stop_device(env: &Env, id: u32, safe: bool) -> napi::Result<Object<'_>> {
     ops::run(env, move || Ok(stop()?), |_, stopped| stopped.map(|()| Null))
 }
 
+/// QUIESCE_DEV for a device of any process; settles when its server has let go.
+#[napi(catch_unwind)]
+pub fn quiesce_device(env: &Env, id: u32, limit_ms: f64) -> napi::Result<Object<'_>> {
+    let limit = Duration::from_secs_f64(limit_ms / 1000.0);
+    ops::run(env, move || Ok(Control::open()?.quiesce(id, limit)?), |_, quiesced| quiesced.map(|()| Null))
+}
+
+/// UPDATE_SIZE for a device of any process.
+#[napi(catch_unwind)]
+pub fn resize_device(env: &Env, id: u32, size_bytes: i64) -> napi::Result<Object<'_>> {
+    ops::run(env, move || Ok(Control::open()?.resize(id, size_bytes as u64)?), |_, resized| resized.map(|()| Null))
+}
+
 /// STOP_DEV and DEL_DEV for a device of any process.
 #[napi(catch_unwind)]
 pub fn delete_device(env: &Env, id: u32, wait: bool) -> napi::Result<Object<'_>> {
@@ -124,7 +137,19 @@ pub fn add_device<'env>(
     starts: bool,
     on_event: Function<'_, NativeEvent, Unknown<'static>>,
 ) -> napi::Result<Object<'env>> {
-    device::add(env, spec, starts, &on_event)
+    device::add(env, spec, device::Origin::New, starts, &on_event)
+}
+
+/// Takes over a device whose server is gone; `spec` says what it is already, and what serves it from now on.
+#[napi(catch_unwind)]
+pub fn recover_device<'env>(
+    env: &'env Env,
+    id: u32,
+    spec: DeviceSpec,
+    starts: bool,
+    on_event: Function<'_, NativeEvent, Unknown<'static>>,
+) -> napi::Result<Object<'env>> {
+    device::add(env, spec, device::Origin::Existing(id), starts, &on_event)
 }
 
 /// Last resort at process exit: fails, stops and deletes every device of this process.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ublk::queue::Stats;
 use ublk::serve::{Observer, ServeEvent};
 use ublk::target::LegStatus;
+use ublk::uapi::DevState;
 use ublk::{CharDevice, Control, Device, Recovery, Served, Target, spawn_target};
 
 use crate::error::NativeError;
@@ -160,7 +161,7 @@ impl DeviceState {
         })
     }
 
-    /// START_DEV; the queues of a native target are started first, those of JavaScript were prepared.
+    /// START_DEV or END_USER_RECOVERY; the queues of a native target are started first, those of JavaScript were prepared.
     pub(crate) fn start(self: &Arc<Self>) -> Result<(), NativeError> {
         let mut lifecycle = lock(&self.control);
         if let Lifecycle { device: Some(device), target: Some(target) } = &mut *lifecycle {
@@ -192,16 +193,49 @@ impl DeviceState {
         }
     }
 
-    /// `stop`, then DEL_DEV.
+    /// `stop`, then DEL_DEV. A device that waits for the next server is left to it.
     pub(crate) fn close(&self) -> Result<(), NativeError> {
         self.ask_to_stop();
         let mut lifecycle = lock(&self.control);
         let Some(device) = &mut lifecycle.device else { return Ok(()) };
         self.stop_serving(device)?;
-        device.delete()?;
+        if !device.is_recovering() {
+            device.delete()?;
+        }
+        self.forget(&mut lifecycle);
+        Ok(())
+    }
+
+    /// QUIESCE_DEV, and the end of the queues, which answer what they have: then the device is the next server's, and this one has
+    /// nothing to do with it any more.
+    pub(crate) fn quiesce(&self, limit: Duration) -> Result<(), NativeError> {
+        let until = Instant::now() + limit;
+        let mut lifecycle = lock(&self.control);
+        let device = lifecycle.device(self.id)?;
+        if matches!(*lock(&self.serving), Serving::Nobody) {
+            return Err(NativeError::invalid_state(self.id, "is not being served"));
+        }
+        device.quiesce(limit)?;
+        self.ask_to_stop();
+        self.release_serving_within(device, until.saturating_duration_since(Instant::now()))?;
+        let _ = device.control().wait_released(self.id, RELEASE_LIMIT)?;
+        self.forget(&mut lifecycle);
+        Ok(())
+    }
+
+    /// UPDATE_SIZE; a native target is asked first whether it can serve so much.
+    pub(crate) fn resize(&self, size_bytes: u64) -> Result<(), NativeError> {
+        let mut lifecycle = lock(&self.control);
+        if let Some(target) = &lifecycle.target {
+            target.resize(size_bytes)?;
+        }
+        Ok(lifecycle.device(self.id)?.resize(size_bytes)?)
+    }
+
+    /// The device is gone, or somebody else's.
+    fn forget(&self, lifecycle: &mut Lifecycle) {
         *lifecycle = Lifecycle { device: None, target: None };
         registry::remove(self.key);
-        Ok(())
     }
 
     /// DEL_DEV_ASYNC: the driver removes the device when the process's end has closed what is open.
@@ -247,12 +281,18 @@ impl DeviceState {
             return; // an operation was faster
         }
         let Some(device) = &mut lifecycle.device else { return };
-        let was_live = device.is_live();
-        let _ = self.release_serving(device);
-        if was_live {
-            let _ = device.wait_released(RELEASE_LIMIT); // whoever hears of the end asks for the state next
-            self.events.call(NativeEvent::ended());
+        if !device.is_live() {
+            let _ = self.release_serving(device);
+            return;
         }
+        let _ = self.release_serving(device);
+        // Whoever hears of the end asks for the state next.
+        let _ = device.control().wait_released(self.id, RELEASE_LIMIT);
+        let state = device.control().info(self.id).map(|info| info.state);
+        if matches!(state, Ok(DevState::Quiesced | DevState::FailIo)) {
+            self.forget(&mut lifecycle);
+        }
+        self.events.call(NativeEvent::ended());
     }
 
     /// The thread that owns the device ends, and its memory with it.
@@ -286,12 +326,31 @@ impl DeviceState {
             return Ok(()); // never prepared, or ended by itself: with recovery, STOP_DEV would end more than we serve
         }
         self.ask_to_stop();
+        if device.is_recovering() {
+            return self.give_up_recovery(device);
+        }
         device.stop()?;
         self.release_serving(device)
     }
 
+    /// Closes the queues without STOP_DEV.
+    fn give_up_recovery(&self, device: &mut Device) -> Result<(), NativeError> {
+        match &*lock(&self.serving) {
+            Serving::Nobody => {}
+            Serving::Native(run) => lock(&run.served).iter().for_each(Served::give_up),
+            Serving::JavaScript(session) => session.fail_all(),
+        }
+        let released = self.release_serving(device);
+        device.give_up_recovery();
+        released
+    }
+
     /// After STOP_DEV, or what has the same effect: waits for the queues and gives up the char device.
     fn release_serving(&self, device: &mut Device) -> Result<(), NativeError> {
+        self.release_serving_within(device, QUEUES_LIMIT)
+    }
+
+    fn release_serving_within(&self, device: &mut Device, limit: Duration) -> Result<(), NativeError> {
         let serving = lock(&self.serving).clone();
         if let Some(stats) = serving.stats() {
             *lock(&self.last_stats) = Some(stats);
@@ -305,8 +364,8 @@ impl DeviceState {
                 }
             }
             Serving::JavaScript(session) => {
-                if !session.wait_gone(QUEUES_LIMIT) {
-                    return Err(NativeError::queues_remain(self.id, QUEUES_LIMIT.as_millis()));
+                if !session.wait_gone(limit) {
+                    return Err(NativeError::queues_remain(self.id, limit.as_millis()));
                 }
                 session.close_char();
             }
@@ -352,7 +411,7 @@ impl DeviceState {
 
 impl Lifecycle {
     fn device(&mut self, id: u32) -> Result<&mut Device, NativeError> {
-        self.device.as_mut().ok_or_else(|| NativeError::invalid_state(id, "is deleted"))
+        self.device.as_mut().ok_or_else(|| NativeError::invalid_state(id, "is deleted, or left to another server"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! One device's life over the control plane: add, open, start, stop, delete.
+//! One device's life over the control plane: add or recover, open, start, quiesce or stop, delete.
 //!
 //! Thread: one at a time, and none that must not sleep. Queues hold the [`CharDevice`] while they run; the driver's DEL_DEV
 //! waits for them, so `delete` comes after the last queue is gone.
@@ -6,11 +6,12 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ublk_executor::clock;
 use ublk_uapi::{
-    Attrs, DevInfo, DevState, FEATURES, Features, ParamBasic, ParamDiscard, Params, SECTOR_SHIFT, Sectors,
+    Attrs, DevInfo, FEATURES, Features, ParamBasic, ParamDiscard, ParamTypes, Params, SECTOR_SHIFT, Sectors,
 };
 
 use crate::control::{Control, Deletion, block_path, char_path};
@@ -19,8 +20,8 @@ use crate::{DeviceId, DeviceInfo, Error, SharedMemory, Target};
 /// How long another opener of the char device (udev) may take to let go, and devtmpfs to make the node.
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
 
-/// How often to look whether the driver has worked a release off: it tells nobody.
-const RELEASE_POLL: Duration = Duration::from_millis(2);
+/// Time for the driver to work off the end of a device's former server, which it does when the last of its memory is freed.
+const FORMER_SERVER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Default time for START_DEV: before Linux 7.0 it scans for partitions, that is, reads through the backend.
 pub const START_LIMIT: Duration = Duration::from_secs(60);
@@ -30,6 +31,9 @@ const MAX_CLEAR_SECTORS: u32 = 1 << 21;
 
 /// Smallest piece that a discard can give back.
 const DISCARD_GRANULARITY_BYTES: u32 = 4096;
+
+/// Wishes of every device that old kernels drop in silence.
+const DISPENSABLE: Features = Features::CMD_IOCTL_ENCODE.union(Features::UPDATE_SIZE);
 
 /// What becomes of the device and its requests when the server dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,6 +66,15 @@ pub enum BufferMode {
     SharedMemory,
 }
 
+/// What says how the data and the queues of a device are: a server must be made for all that was granted of these.
+const SERVING: Features = Features::SUPPORT_ZERO_COPY
+    .union(Features::NEED_GET_DATA)
+    .union(Features::USER_COPY)
+    .union(Features::ZONED)
+    .union(Features::AUTO_BUF_REG)
+    .union(Features::INTEGRITY)
+    .union(Features::SHMEM_ZC);
+
 impl BufferMode {
     /// Every mode.
     pub const ALL: [BufferMode; 6] = [
@@ -72,6 +85,12 @@ impl BufferMode {
         BufferMode::AutoZeroCopy,
         BufferMode::SharedMemory,
     ];
+
+    /// The mode of a device that was granted these and that another server can take over. Memory that users share is registered for a server.
+    fn of(granted: Features) -> Option<BufferMode> {
+        let mode = BufferMode::ALL.into_iter().find(|mode| mode.features() == granted & SERVING);
+        mode.filter(|mode| *mode != BufferMode::SharedMemory)
+    }
 
     fn features(self) -> Features {
         match self {
@@ -141,6 +160,30 @@ pub struct QueueOptions {
     pub plain_files: bool,
     /// For auto-zero-copy.
     pub fallback: ZeroCopyFallback,
+}
+
+impl Recovery {
+    /// QUIESCE comes with it: kernels before 6.16 drop that in silence.
+    fn features(self) -> Features {
+        match self {
+            Recovery::Off => Features::empty(),
+            Recovery::Requeue => Features::USER_RECOVERY | Features::QUIESCE,
+            Recovery::Reissue => Recovery::Requeue.features() | Features::USER_RECOVERY_REISSUE,
+            Recovery::FailIo => Recovery::Requeue.features() | Features::USER_RECOVERY_FAIL_IO,
+        }
+    }
+
+    fn of(granted: Features) -> Recovery {
+        if granted.contains(Features::USER_RECOVERY_FAIL_IO) {
+            Recovery::FailIo
+        } else if granted.contains(Features::USER_RECOVERY_REISSUE) {
+            Recovery::Reissue
+        } else if granted.contains(Features::USER_RECOVERY) {
+            Recovery::Requeue
+        } else {
+            Recovery::Off
+        }
+    }
 }
 
 /// What a new device shall be. Ranges are checked by the caller; the driver checks them again.
@@ -220,12 +263,6 @@ impl DeviceSpec {
     }
 
     fn dev_info(&self, buffers: BufferMode) -> DevInfo {
-        let recovery = match self.recovery {
-            Recovery::Off => Features::empty(),
-            Recovery::Requeue => Features::USER_RECOVERY,
-            Recovery::Reissue => Features::USER_RECOVERY | Features::USER_RECOVERY_REISSUE,
-            Recovery::FailIo => Features::USER_RECOVERY | Features::USER_RECOVERY_FAIL_IO,
-        };
         let mut options = Features::empty();
         options.set(Features::PER_IO_DAEMON, self.threads.per_io);
         options.set(Features::BATCH_IO, self.queue_options.batch);
@@ -235,8 +272,37 @@ impl DeviceSpec {
             queue_depth: self.depth,
             max_io_buf_bytes: self.max_io_bytes,
             dev_id: self.id.unwrap_or(u32::MAX),
-            flags: Features::CMD_IOCTL_ENCODE | recovery | options | buffers.features(),
+            flags: DISPENSABLE | self.recovery.features() | options | buffers.features(),
             ..DevInfo::default()
+        }
+    }
+
+    /// What the driver says of a device that is there.
+    fn of_existing(info: &DevInfo, params: &Params, buffers: BufferMode) -> DeviceSpec {
+        let known = DeviceInfo::new(info, params);
+        let clears = params.types.contains(ParamTypes::DISCARD);
+        DeviceSpec {
+            id: Some(known.id),
+            queues: known.queues,
+            depth: known.depth,
+            max_io_bytes: known.max_io_bytes,
+            size_bytes: known.size_bytes,
+            logical_block_bytes: known.logical_block_bytes,
+            physical_block_bytes: known.physical_block_bytes,
+            read_only: known.read_only,
+            rotational: known.rotational,
+            volatile_cache: known.volatile_cache,
+            fua: known.fua,
+            discard: known.discard,
+            write_zeroes: clears && params.discard.max_write_zeroes_sectors > 0,
+            recovery: Recovery::of(info.flags),
+            data_path: DataPath::Only(buffers),
+            shared_memory: None,
+            threads: Threads::default(),
+            queue_options: QueueOptions { batch: info.flags.contains(Features::BATCH_IO), ..QueueOptions::default() },
+            partition_scan: !info.flags.contains(Features::NO_AUTO_PART_SCAN),
+            cpus: None,
+            start_limit: START_LIMIT,
         }
     }
 
@@ -281,6 +347,7 @@ pub struct CharDevice {
     buffers: BufferMode,
     options: QueueOptions,
     shared_memory: Option<Arc<SharedMemory>>,
+    is_given_up: AtomicBool,
 }
 
 impl CharDevice {
@@ -312,6 +379,15 @@ impl CharDevice {
     pub(crate) fn shared_memory(&self) -> Option<&Arc<SharedMemory>> {
         self.shared_memory.as_ref()
     }
+
+    /// Has the owners of native queues close their rings at their next turn, without STOP_DEV: the device stays recoverable.
+    pub(crate) fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Release);
+    }
+    #[inline]
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Acquire)
+    }
 }
 
 impl AsFd for CharDevice {
@@ -325,8 +401,11 @@ pub struct Device {
     control: Control,
     spec: DeviceSpec,
     granted: DevInfo,
+    params: Params,
     buffers: BufferMode,
     char_device: Option<Arc<CharDevice>>,
+    /// Taken over, and not live again yet: until then it is the next server's, too.
+    is_recovering: bool,
     /// Tags were fetched once: the driver does not take them again (see `renew`).
     was_served: bool,
     is_live: bool,
@@ -342,16 +421,7 @@ impl Device {
     pub fn add(control: &Control, spec: DeviceSpec) -> Result<Device, Error> {
         clock::start();
         let (granted, buffers) = add_with_granted_mode(control, &spec)?;
-        let device = Device {
-            control: control.clone(),
-            spec,
-            granted,
-            buffers,
-            char_device: None,
-            was_served: false,
-            is_live: false,
-            is_deleted: false,
-        };
+        let device = Device::new(control, granted, spec.params(), spec, buffers);
         match device.check_grant().and_then(|()| device.set_up()) {
             Ok(()) => Ok(device),
             Err(error) => {
@@ -359,6 +429,50 @@ impl Device {
                 Err(error)
             }
         }
+    }
+
+    /// Takes over a device whose server is gone or has quiesced it. It is as it was made, whoever made it; `open` (which sends
+    /// START_USER_RECOVERY), the queues and `start` follow as for a new one. If one of them fails: see [`Device::give_up_recovery`].
+    ///
+    /// Waits up to ten seconds for the driver to work off the end of the former server.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a device that is dead, live, made without recovery, or served in a way that this crate does not know;
+    /// [`Error::Busy`] when the former server does not end; [`Error::NoDevice`]; and those of every command.
+    pub fn recover(control: &Control, id: DeviceId) -> Result<Device, Error> {
+        clock::start();
+        let granted = control.wait_recoverable(id, FORMER_SERVER_LIMIT)?;
+        let params = control.params(id)?;
+        let Some(buffers) = BufferMode::of(granted.flags) else {
+            let problem = format!("moves data in a way that is not known here ({})", granted.flags & SERVING);
+            return Err(Error::Refused { id, problem, hint: "Recover it with the program that made it." });
+        };
+        let spec = DeviceSpec::of_existing(&granted, &params, buffers);
+        let params = Params { types: params.types - ParamTypes::DEVT, ..params }; // which SET_PARAMS refuses
+        Ok(Device { is_recovering: true, ..Device::new(control, granted, params, spec, buffers) })
+    }
+
+    fn new(control: &Control, granted: DevInfo, params: Params, spec: DeviceSpec, buffers: BufferMode) -> Device {
+        Device {
+            control: control.clone(),
+            spec,
+            granted,
+            params,
+            buffers,
+            char_device: None,
+            is_recovering: false,
+            was_served: false,
+            is_live: false,
+            is_deleted: false,
+        }
+    }
+
+    /// Who serves a device that was recovered, from now on: of `spec` count the threads, the CPUs, and how the queues talk to the driver
+    /// (but for batches, which a device has or has not).
+    pub fn serve_as(&mut self, spec: DeviceSpec) {
+        self.spec.cpus = spec.cpus;
+        self.spec.threads = spec.threads;
+        self.spec.queue_options = QueueOptions { batch: self.spec.queue_options.batch, ..spec.queue_options };
     }
 
     /// N of /dev/ublkbN.
@@ -379,7 +493,7 @@ impl Device {
     }
     /// What was granted when it was added, as `Control::info` says it, without asking again.
     pub fn granted(&self) -> DeviceInfo {
-        DeviceInfo::new(&self.granted, &self.spec.params())
+        DeviceInfo::new(&self.granted, &self.params)
     }
     /// The control plane it was added through.
     pub fn control(&self) -> &Control {
@@ -396,8 +510,13 @@ impl Device {
     pub fn is_live(&self) -> bool {
         self.is_live
     }
+    /// Between `recover` and a successful `start`.
+    pub fn is_recovering(&self) -> bool {
+        self.is_recovering
+    }
 
-    /// Opens `/dev/ublkcN` for the queues. The driver lets one process hold it.
+    /// Opens `/dev/ublkcN` for the queues. The driver lets one process hold it. Of a device that is recovered the driver forgets the former
+    /// server first: have everything else ready before.
     ///
     /// # Errors
     /// [`Error::Busy`] when another process keeps it open, [`Error::Permission`], [`Error::InvalidState`] when it is open here.
@@ -406,7 +525,9 @@ impl Device {
         if self.char_device.is_some() {
             return Err(Error::InvalidState { id, problem: "is being served already" });
         }
-        if self.was_served {
+        if self.is_recovering {
+            self.control.start_recovery(id, FORMER_SERVER_LIMIT)?;
+        } else if self.was_served {
             self.renew()?;
         }
         let char_device = Arc::new(CharDevice {
@@ -418,6 +539,7 @@ impl Device {
             buffers: self.buffers,
             options: self.spec.queue_options,
             shared_memory: self.spec.shared_memory.clone(),
+            is_given_up: AtomicBool::new(false),
         });
         self.char_device = Some(Arc::clone(&char_device));
         self.was_served = true;
@@ -438,13 +560,14 @@ impl Device {
 
     /// What a device needs before its queues: parameters, and the memory that its users share.
     fn set_up(&self) -> Result<(), Error> {
-        self.control.set_params(self.id(), &self.spec.params())?;
+        self.control.set_params(self.id(), &self.params)?;
         let Some(shared) = self.spec.shared_memory.as_deref() else { return Ok(()) };
         let (address, length, flags) = shared.registration();
         self.control.register_shared_memory(self.id(), address, length, flags).map(drop) // the only one, so number 0
     }
 
-    /// START_DEV: the block device appears. Each queue's owner must have fetched its tags, with none refused.
+    /// START_DEV, or for a device that is being recovered END_USER_RECOVERY: the block device appears, or goes on. Each queue's owner
+    /// must have fetched its tags, with none refused.
     ///
     /// # Errors
     /// [`Error::InvalidState`] when not opened, [`Error::Timeout`], and those of every command.
@@ -452,7 +575,12 @@ impl Device {
         if self.char_device.is_none() {
             return Err(Error::InvalidState { id: self.id(), problem: "has no queues yet" });
         }
-        self.control.start(self.id(), self.spec.start_limit)?;
+        if self.is_recovering {
+            self.control.end_recovery(self.id(), self.spec.start_limit)?;
+        } else {
+            self.control.start(self.id(), self.spec.start_limit)?;
+        }
+        self.is_recovering = false;
         self.is_live = true;
         Ok(())
     }
@@ -474,24 +602,35 @@ impl Device {
         self.char_device = None;
     }
 
-    /// Waits until the driver has seen that nobody serves the device: it works the release off late, and says until then that it is live.
-    /// True when it has, false after `limit`.
+    /// Ends a recovery that has failed, when its queues are gone: the device waits for the next one. Before Linux 6.16 it is stopped
+    /// instead if it was opened, because the driver would crash on the next.
+    pub fn give_up_recovery(&mut self) {
+        self.close_char();
+        if self.is_recovering && self.was_served && !self.control.can_start_recovery_twice() {
+            let _ = self.control.stop(self.id());
+        }
+    }
+
+    /// QUIESCE_DEV (6.16): holds new requests back, and has the queues answer what they have and end. When they are gone, and the char
+    /// device is closed, the device waits for the next server.
     ///
     /// # Errors
-    /// Those of `Control::info`; a device that is gone is no error.
-    pub fn wait_released(&self, limit: Duration) -> Result<bool, Error> {
-        let until = Instant::now() + limit;
-        loop {
-            match self.control.dev_info(self.id()) {
-                Ok(info) if info.state() == Ok(DevState::Live) => {}
-                Ok(_) | Err(Error::NoDevice { .. }) => return Ok(true),
-                Err(error) => return Err(error),
-            }
-            if Instant::now() >= until {
-                return Ok(false);
-            }
-            std::thread::sleep(RELEASE_POLL);
-        }
+    /// Those of [`Control::quiesce`].
+    pub fn quiesce(&mut self, limit: Duration) -> Result<(), Error> {
+        self.control.begin_quiesce(self.id(), limit)?;
+        self.is_live = false;
+        Ok(())
+    }
+
+    /// UPDATE_SIZE (6.16), after its target can serve so much.
+    ///
+    /// # Errors
+    /// Those of [`Control::resize`].
+    pub fn resize(&mut self, size_bytes: u64) -> Result<(), Error> {
+        self.control.resize(self.id(), size_bytes)?;
+        self.spec.size_bytes = size_bytes;
+        self.params.basic.dev_sectors = Sectors(size_bytes >> SECTOR_SHIFT);
+        Ok(())
     }
 
     /// DEL_DEV. Idempotent; a device that is gone is no error.
@@ -520,7 +659,7 @@ impl Device {
     /// A wish that was dropped in silence would be noticed at the worst moment: refuse it now.
     fn check_grant(&self) -> Result<(), Error> {
         let wanted = self.spec.dev_info(self.buffers).flags;
-        let missing = wanted - self.granted.flags - Features::CMD_IOCTL_ENCODE;
+        let missing = wanted - self.granted.flags - DISPENSABLE - Features::QUIESCE;
         let needs =
             FEATURES.iter().filter(|feature| missing.contains(feature.flag)).max_by_key(|feature| feature.since);
         match needs {

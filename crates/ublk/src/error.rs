@@ -104,6 +104,16 @@ pub enum Error {
         /// What it is or is not.
         problem: &'static str,
     },
+    /// `ERR_UBLK_INVALID_STATE`
+    #[error("device {id} {problem}")]
+    Refused {
+        /// Device.
+        id: DeviceId,
+        /// What it is, or what it lacks.
+        problem: String,
+        /// What to do next.
+        hint: &'static str,
+    },
     /// `ERR_UBLK_UNSUPPORTED`
     #[error("this kernel has no {what}")]
     Unsupported {
@@ -150,7 +160,7 @@ impl Error {
             Error::Busy { .. } => "ERR_UBLK_BUSY",
             Error::Timeout { .. } | Error::ServerSilent { .. } => "ERR_UBLK_TIMEOUT",
             Error::KernelStuck { .. } => "ERR_UBLK_KERNEL_STUCK",
-            Error::InvalidState { .. } => "ERR_UBLK_INVALID_STATE",
+            Error::InvalidState { .. } | Error::Refused { .. } => "ERR_UBLK_INVALID_STATE",
             Error::Unsupported { .. } => "ERR_UBLK_UNSUPPORTED",
             Error::File { .. } => "ERR_UBLK_FILE",
             Error::Kernel { .. } => "ERR_UBLK_KERNEL",
@@ -184,6 +194,7 @@ impl Error {
                 format!("End that process (`kill {pid}`, or `kill -9 {pid}`): the kernel then fails what is open.")
             }
             Error::InvalidState { .. } => "Check `state` before the call.".into(),
+            Error::Refused { hint, .. } => (*hint).into(),
             Error::Unsupported { since, .. } => format!("It needs Linux {since} or later."),
             Error::File { errno: Some(libc::ENOENT), .. } => "Check the path, or ask for the file to be created with a size.".into(),
             Error::File { errno: Some(libc::EACCES | libc::EPERM | libc::EROFS), .. } => {
@@ -205,7 +216,7 @@ impl Error {
             Error::NoDevice { .. } => Some(libc::ENODEV),
             Error::Busy { .. } => Some(libc::EBUSY),
             Error::Timeout { .. } | Error::KernelStuck { .. } | Error::ServerSilent { .. } => Some(libc::ETIMEDOUT),
-            Error::InvalidState { .. } => None,
+            Error::InvalidState { .. } | Error::Refused { .. } => None,
             Error::Unsupported { .. } => Some(libc::EOPNOTSUPP),
             Error::File { errno, .. } => *errno,
             Error::Kernel { source, .. } => source.raw_os_error(),
@@ -235,7 +246,8 @@ impl Error {
             Error::Timeout { id, .. }
             | Error::KernelStuck { id, .. }
             | Error::ServerSilent { id, .. }
-            | Error::InvalidState { id, .. } => (*id != u32::MAX).then_some(*id),
+            | Error::InvalidState { id, .. }
+            | Error::Refused { id, .. } => (*id != u32::MAX).then_some(*id),
             Error::Permission { id, .. }
             | Error::NoMemory { id, .. }
             | Error::Busy { id, .. }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
 
 use ublk_executor::placement::pin_current_thread;
@@ -11,7 +11,7 @@ use crate::device::{CharDevice, Device, Threads};
 use crate::queue::native::{NativeQueue, panicked};
 use crate::queue::{MAX_SLOTS, QueueStats, Slot, Stats};
 use crate::target::Target;
-use crate::{Error, control::Control};
+use crate::{Error, RemoteHandle};
 
 /// A thread's requests went into fail mode: it answers EIO until the device is stopped.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub type Observer = Arc<dyn Fn(ServeEvent) + Send + Sync>;
 pub struct Served {
     threads: Vec<JoinHandle<()>>,
     stats: Vec<Arc<QueueStats>>,
+    wakers: Vec<RemoteHandle>,
+    device: Weak<CharDevice>,
 }
 
 impl Served {
@@ -48,6 +50,14 @@ impl Served {
         for thread in self.threads {
             let _ = thread.join(); // its panic was caught and reported
         }
+    }
+
+    /// Has the queue threads end without STOP_DEV: the device is as after the death of its server. For a recovery that fails; `join` follows.
+    pub fn give_up(&self) {
+        if let Some(device) = self.device.upgrade() {
+            device.give_up();
+        }
+        self.wakers.iter().for_each(RemoteHandle::wake);
     }
 
     /// False when every queue thread has ended.
@@ -71,7 +81,9 @@ pub fn spawn_target(device: &mut Device, target: Arc<dyn Target>, observer: Obse
     target.report_to(Box::new(move |message| warn(ServeEvent::Warning(message))));
     let spawned = spawn_all(device, &char_device, &target, &observer);
     drop(char_device);
-    if spawned.is_err() {
+    if spawned.is_err() && device.is_recovering() {
+        device.give_up_recovery();
+    } else if spawned.is_err() {
         device.close_char();
     }
     spawned
@@ -87,6 +99,7 @@ fn spawn_all(
     let running = Arc::new(AtomicUsize::new(shares.len()));
     let (report, ready) = mpsc::channel();
     let mut threads = Vec::new();
+    let mut failure = None;
     for (queue, slots) in (0..).zip(shares) {
         let worker = QueueThread {
             queue,
@@ -103,22 +116,31 @@ fn spawn_all(
         match spawned {
             Ok(thread) => threads.push(thread),
             Err(source) => {
-                let error = Error::Kernel { id: Some(char_device.id()), call: "clone", source };
-                return Err(abandon(device.control(), char_device, threads, error));
+                failure = Some(Error::Kernel { id: Some(char_device.id()), call: "clone", source });
+                break;
             }
         }
     }
     drop(report);
-    let mut stats = vec![None; threads.len()];
-    // A queue that fails drops its sender; the others are released when this function's caller closes the device.
-    for _ in 0..threads.len() {
-        match ready.recv() {
-            Ok((queue, Ok(queue_stats))) => stats[usize::from(queue)] = Some(queue_stats),
-            Ok((_, Err(error))) => return Err(abandon(device.control(), char_device, threads, error)),
-            Err(_) => break,
+    let mut opened = Vec::new();
+    // Every thread says one thing, also one that panics; the channel closes after the last.
+    for answer in ready {
+        match answer {
+            Ok(queue) => opened.push(queue),
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    Ok(Served { threads, stats: stats.into_iter().flatten().collect() })
+    opened.sort_by_key(|queue| queue.id);
+    let (stats, wakers) = opened.into_iter().map(|queue| (queue.stats, queue.waker)).unzip();
+    let served = Served { threads, stats, wakers, device: Arc::downgrade(char_device) };
+    match failure {
+        None => Ok(served),
+        Some(error) => {
+            served.give_up();
+            served.join();
+            Err(error)
+        }
+    }
 }
 
 /// The slots of each thread: whole hardware queues in turn, or with `per_io` the tags of all of them in turn. The driver may have granted fewer
@@ -136,16 +158,12 @@ fn deal_slots(queues: u16, depth: u16, threads: Threads) -> Vec<Vec<Slot>> {
     shares
 }
 
-/// One queue did not come up: STOP_DEV hands the other queues' tags back, and their threads end.
-fn abandon(control: &Control, device: &CharDevice, threads: Vec<JoinHandle<()>>, error: Error) -> Error {
-    let _ = control.stop(device.id());
-    for thread in threads {
-        let _ = thread.join();
-    }
-    error
+/// A queue whose tags are fetched.
+struct Opened {
+    id: u16,
+    stats: Arc<QueueStats>,
+    waker: RemoteHandle,
 }
-
-type Ready = (u16, Result<Arc<QueueStats>, Error>);
 
 struct QueueThread {
     queue: u16,
@@ -158,13 +176,17 @@ struct QueueThread {
 }
 
 impl QueueThread {
-    fn run(self, ready: mpsc::Sender<Ready>) {
+    fn run(self, ready: mpsc::Sender<Result<Opened, Error>>) {
         prepare_queue_thread(&self.cpus);
         let id = self.queue;
         let opened = catch_unwind(AssertUnwindSafe(|| self.open()));
         match opened.unwrap_or_else(|panic| Err(panicked(&self.device, panic.as_ref()))) {
             Ok(mut queue) => {
-                let _ = ready.send((id, Ok(Arc::clone(queue.queue().stats()))));
+                let _ = ready.send(Ok(Opened {
+                    id,
+                    stats: Arc::clone(queue.queue().stats()),
+                    waker: queue.queue().waker(),
+                }));
                 drop(ready); // whoever waits for the others hears when the last of them is gone
                 let report = |reason| (self.observer)(ServeEvent::QueueFailed(QueueFailure { queue: id, reason }));
                 if let Err(error) = queue.serve(&report) {
@@ -172,7 +194,7 @@ impl QueueThread {
                 }
             }
             Err(error) => {
-                let _ = ready.send((id, Err(error)));
+                let _ = ready.send(Err(error));
             }
         }
         drop(self.device);

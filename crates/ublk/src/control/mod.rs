@@ -4,6 +4,7 @@
 //! the caller blocks until the answer or the deadline.
 
 mod info;
+mod recovery;
 mod shared_memory;
 mod thread;
 

@@ -21,6 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use io_uring::types::Timespec;
 use ublk_executor::executor::RemoteHandle;
@@ -46,6 +47,10 @@ pub const MAX_SLOTS: usize = 1 << 16;
 
 /// More completions than these wait in the kernel's own memory.
 const MAX_COMPLETIONS: u32 = 32 << 10;
+
+/// After the driver has begun to take tags back, a queue that has nothing open ends when nothing came for so long. What was sent before
+/// comes at once; tags that are still being taken back are not waited for.
+const ENDING_WAIT: Duration = Duration::from_millis(20);
 
 /// What a turn brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +122,8 @@ pub struct Queue {
     with_driver: u32,
     with_server: u32,
     backing: u32,
+    /// A tag was taken back: the device is being stopped or quiesced.
+    is_ending: bool,
     batch: Vec<Completion>,
     next_in_batch: usize,
     batch_ticks: u64,
@@ -173,6 +180,7 @@ impl Queue {
             with_driver: 0,
             with_server: 0,
             backing: 0,
+            is_ending: false,
             batch: Vec::with_capacity(batch),
             next_in_batch: 0,
             batch_ticks: clock::ticks(),
@@ -209,6 +217,20 @@ impl Queue {
     /// Tags that the driver or the server owns, and answers that were not sent. 0: every tag was aborted (or never fetched), the queue is over.
     pub fn live_tags(&self) -> u32 {
         self.with_driver + self.with_server + self.batches.as_ref().map_or(0, |batches| batches.unsent())
+    }
+
+    /// True when no request will ever come: every tag was aborted; or some were, nothing is open, and a turn brought nothing more. A
+    /// device that is quiesced leaves the driver those tags that were committed after it took the others back.
+    #[inline]
+    pub fn is_over(&self) -> bool {
+        self.backing == 0
+            && (self.live_tags() == 0 || (self.is_run_out() && self.batch.is_empty() && self.commit_ticks == 0))
+    }
+
+    /// True when the queue is ending and nothing is open: what is left to wait for is short, see `turn`.
+    #[inline]
+    pub fn is_run_out(&self) -> bool {
+        self.is_ending && self.with_server == 0 && self.backing == 0
     }
 
     /// Backing operations on their way.
@@ -308,12 +330,13 @@ impl Queue {
     }
 
     /// One round of the executor: submits all that was queued, waits as told, and makes the batch for `next_event`. For owners that are no
-    /// task of it.
+    /// task of it. A queue that is ending waits 20 ms at most.
     ///
     /// # Errors
     /// [`Error::Kernel`] when the ring is broken.
     #[inline]
     pub fn turn(&mut self, wait: Wait) -> Result<(), Error> {
+        let wait = if self.is_run_out() { Wait::AtMost(ENDING_WAIT) } else { wait };
         if self.batches.is_some() {
             self.push_batches()?;
         }
@@ -453,6 +476,7 @@ impl Queue {
             }
             RES_ABORT => {
                 state.owner = Owner::Nobody;
+                self.is_ending = true;
                 Event::Aborted(tag)
             }
             errno => {

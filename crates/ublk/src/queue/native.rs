@@ -128,7 +128,7 @@ impl NativeQueue {
         self.broken.take().map_or(Ok(()), Err)
     }
 
-    /// Serves until the device is stopped. `report` hears of a panic in the target, once.
+    /// Serves until the device is stopped, quiesced, or given up. `report` hears of a panic in the target, once.
     pub(crate) fn serve(&mut self, report: &dyn Fn(String)) -> Result<(), Error> {
         loop {
             while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.drain())) {
@@ -144,7 +144,8 @@ impl NativeQueue {
             if self.broken.is_some() {
                 return self.broken.take().map_or(Ok(()), Err);
             }
-            if self.queue.live_tags() == 0 && self.queue.backing_open() == 0 {
+            let is_given_up = self.queue.device().is_given_up() && self.queue.backing_open() == 0;
+            if self.queue.is_over() || is_given_up {
                 return Ok(());
             }
             self.queue.turn(Wait::Forever)?;

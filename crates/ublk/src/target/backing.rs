@@ -191,15 +191,9 @@ fn served_size(
     is_block_device: bool,
     block_bytes: u32,
 ) -> Result<u64, Error> {
-    let has = (&*file).seek(SeekFrom::End(0)).map_err(|source| failed(path, "lseek", &source))?;
+    let has = size_of_file(file, path)?;
     let wanted = options.size_bytes.unwrap_or(has);
-    if wanted > has {
-        if !options.create || is_block_device {
-            let problem = format!("has {has} bytes, fewer than the {wanted} asked for");
-            return Err(rule(path, &problem));
-        }
-        file.set_len(wanted).map_err(|source| failed(path, "ftruncate", &source))?;
-    }
+    ensure_size(file, path, wanted, options.create && !is_block_device)?;
     match wanted - wanted % u64::from(block_bytes) {
         0 => Err(rule(
             path,
@@ -209,6 +203,22 @@ fn served_size(
         )),
         size_bytes => Ok(size_bytes),
     }
+}
+
+fn size_of_file(mut file: &File, path: &Path) -> Result<u64, Error> {
+    file.seek(SeekFrom::End(0)).map_err(|source| failed(path, "lseek", &source))
+}
+
+/// Grows a file that is shorter than `wanted`, or refuses.
+pub(super) fn ensure_size(file: &File, path: &Path, wanted: u64, may_grow: bool) -> Result<(), Error> {
+    let has = size_of_file(file, path)?;
+    if wanted <= has {
+        return Ok(());
+    }
+    if !may_grow {
+        return Err(rule(path, &format!("has {has} bytes, fewer than the {wanted} asked for")));
+    }
+    file.set_len(wanted).map_err(|source| failed(path, "ftruncate", &source))
 }
 
 /// Tries on nothing: beyond the end of a file, which may be beyond what is served of it.

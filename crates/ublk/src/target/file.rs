@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::backing::{Backing, FileOptions};
+use super::backing::{Backing, FileOptions, ensure_size};
 use super::transfer::{Span, Transfer, Zeroes};
 use super::{Geometry, Io, Progress, QueueTarget, Request, Target};
 use crate::{BufferMode, CharDevice, Error};
@@ -17,12 +17,15 @@ use crate::{BufferMode, CharDevice, Error};
 pub fn open(path: &Path, options: &FileOptions) -> Result<Arc<dyn Target>, Error> {
     let backing = Backing::open(path, options)?;
     let Backing { size_bytes, block_bytes, can_punch, .. } = backing;
+    let may_grow = options.create && !options.read_only && !backing.is_block_device;
     let geometry = Geometry::of_files(size_bytes, block_bytes, can_punch, options.read_only);
-    Ok(Arc::new(FileTarget { file: backing.file, kind: "file", geometry }))
+    Ok(Arc::new(FileTarget { file: backing.file, path: backing.path, may_grow, kind: "file", geometry }))
 }
 
 pub(super) struct FileTarget {
     file: File,
+    path: PathBuf,
+    may_grow: bool,
     kind: &'static str,
     geometry: Geometry,
 }
@@ -30,7 +33,8 @@ pub(super) struct FileTarget {
 impl FileTarget {
     /// A target over a file in memory: nothing to flush.
     pub(super) fn over_memory(file: File, size_bytes: u64) -> FileTarget {
-        FileTarget { file, kind: "mem", geometry: Geometry::in_memory(size_bytes) }
+        let geometry = Geometry::in_memory(size_bytes);
+        FileTarget { file, path: "memory".into(), may_grow: true, kind: "mem", geometry }
     }
 }
 
@@ -41,6 +45,11 @@ impl Target for FileTarget {
 
     fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// As at the start: only a file that may be made may grow. It never becomes shorter.
+    fn resize(&self, size_bytes: u64) -> Result<(), Error> {
+        ensure_size(&self.file, &self.path, size_bytes, self.may_grow)
     }
 
     fn buffers(&self) -> Vec<BufferMode> {

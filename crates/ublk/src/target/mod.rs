@@ -134,6 +134,18 @@ pub trait Target: Send + Sync {
     fn files(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
+    /// Makes itself ready to serve a device of `size_bytes`, larger or smaller than before. The default refuses to grow.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`] or [`Error::File`] when there is not so much.
+    fn resize(&self, size_bytes: u64) -> Result<(), Error> {
+        let made_with = self.geometry().size_bytes;
+        if size_bytes <= made_with {
+            return Ok(());
+        }
+        let what = format!("{size_bytes} bytes in a {} device that was made with {made_with}", self.kind());
+        Err(Error::NoMemory { what, id: None })
+    }
     /// The parts of a target that keeps its data more than once; none for the others.
     fn legs(&self) -> Vec<LegStatus> {
         Vec::new()

@@ -26,6 +26,10 @@ impl Target for Null {
         Geometry::in_memory(self.size_bytes)
     }
 
+    fn resize(&self, _size_bytes: u64) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn buffers(&self) -> Vec<BufferMode> {
         Vec::new()
     }
