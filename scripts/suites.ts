@@ -99,6 +99,7 @@ export const suites: Suite[] = [
   },
   vmSuite('cli on 7.2', 'cli/test/device/{lifecycle,failures}.test.ts', 900),
   vmSuite('cli targets on 7.2', 'cli/test/device/targets.test.ts', 900),
+  vmSuite('cli recovery on 7.2', 'cli/test/device/recovery.test.ts', 1200),
   vmSuite('cli signals on 7.2', 'cli/test/device/signals.test.ts', 900),
   vmSuite('examples', 'test/examples/*.test.ts', 1200),
   { name: 'errors', command: ['test/errors/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 900 },

@@ -1,6 +1,7 @@
 /**
  * Entry of the server process: one device, detached from any terminal. Started by `lib/launch.ts`, which see for the
- * conversation of the two. Ends with the device: on a stop signal, on `POST /stop`, or when another program removes it.
+ * conversation of the two. Ends with the device: on a stop signal, on `POST /stop`, or when another program removes it; and
+ * without it when the device is quiesced.
  */
 
 import { EXIT, reportOf } from './lib/failure.ts'
@@ -15,16 +16,22 @@ if (process.send === undefined) {
 } else {
   const stopping = stopSignals()
   boundStop(stopping.signal)
-  process.once('disconnect', () => stopping.abort('the end of its launcher'))
   process.on('message', (message: ToServer) => {
-    if (message.type === 'serve') void serve(message.spec, stopping.signal)
+    if (message.type === 'serve') {
+      // A device that is recovered is not the launcher's to take away.
+      if (message.recovers === null) process.once('disconnect', () => stopping.abort('the end of its launcher'))
+      void serve(message.spec, message.recovers, stopping.signal)
+    }
     if (message.type === 'accepted') process.removeAllListeners('disconnect')
   })
 }
 
-async function serve(spec: ServeSpec, signal: AbortSignal): Promise<void> {
+async function serve(spec: ServeSpec, recovers: number | null, signal: AbortSignal): Promise<void> {
   try {
-    const server = await DeviceServer.start(spec, { signal, onCreated: (id) => tell({ type: 'created', id }) })
+    const server =
+      recovers === null
+        ? await DeviceServer.start(spec, { signal, onCreated: (id) => tell({ type: 'created', id }) })
+        : await DeviceServer.recover(recovers, spec, { signal })
     process.title = `ublk: ${server.path} ${formatTarget(spec.target)}`
     signal.addEventListener('abort', () => void server.close({ graceMs: STOP_GRACE_MS }).catch(() => undefined))
     tell({ type: 'live', device: await server.describe() })

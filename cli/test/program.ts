@@ -7,7 +7,10 @@ import { join } from 'node:path'
 
 /** The sources; in the VM, where all is emulated, the compiled program, which starts in half the time. */
 export const PROGRAM = join(import.meta.dirname, '..', 'bin', process.env.UBLK_VM === undefined ? 'dev.js' : 'run.js')
-export const VERBS = ['add', 'del', 'doctor', 'features', 'info', 'list', 'stats', 'stop']
+export const VERBS = [
+  ...['add', 'affinity', 'cleanup', 'del', 'doctor', 'features', 'info', 'list'],
+  ...['quiesce', 'recover', 'resize', 'stats', 'stop'],
+]
 
 export interface Outcome {
   /** Exit status; null when a signal ended it. */

@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import test from 'ava'
+import test, { type ExecutionContext } from 'ava'
 import { isRunning, ownIdentity, startTicksOf, waitForEnd } from '../src/lib/process.ts'
 import { type ServerState, StateDirectory } from '../src/lib/state.ts'
 import { temporaryDirectory } from './program.ts'
@@ -49,6 +49,57 @@ test('a record reads back as it was written, is 0600, and leaves no temporary fi
   t.deepEqual(directory.read(3), { ...stateOf(3), version: '0.2.0' })
   t.is(modeOf(directory.statePath(3)), 0o600)
   t.deepEqual(readdirSync(directory.path), ['3.json'])
+})
+
+test('a record that was cut or changed, at any byte, is reported and never trusted', (t) => {
+  const directory = directoryFor(t)
+  directory.ensure()
+  directory.write(stateOf(1))
+  const path = directory.statePath(1)
+  const whole = readFileSync(path)
+  for (let at = 0; at < whole.length; at++) {
+    writeFileSync(path, whole.subarray(0, at))
+    assertReported(t, directory, `cut at byte ${at}`)
+    for (const bit of [1, 0x20, 0x80]) {
+      const changed = Buffer.from(whole)
+      changed[at] = (changed[at] ?? 0) ^ bit
+      writeFileSync(path, changed)
+      assertReported(t, directory, `byte ${at} changed by ${bit}`)
+    }
+  }
+  writeFileSync(path, Buffer.concat([whole, whole]))
+  assertReported(t, directory, 'written twice')
+  writeFileSync(path, whole)
+  t.deepEqual(directory.inspect(1), { state: stateOf(1), problem: null })
+})
+
+function assertReported(t: ExecutionContext, directory: StateDirectory, what: string): void {
+  const { state, problem } = directory.inspect(1)
+  if (state !== null || !problem?.startsWith(`${directory.statePath(1)} is damaged`)) t.fail(`${what}: ${problem}`)
+  if (directory.read(1) !== null) t.fail(`${what}: trusted`)
+}
+
+test('a write that stops half way leaves the former record, and what it began is found and removed', (t) => {
+  const directory = directoryFor(t)
+  directory.ensure()
+  directory.write(stateOf(1))
+  writeFileSync(join(directory.path, '.1.json'), '{"version"')
+  writeFileSync(join(directory.path, '.2.json'), '{"version"')
+  t.deepEqual(directory.read(1), stateOf(1))
+  t.deepEqual(directory.ids(), [1, 2])
+  t.deepEqual(directory.inspect(2), { state: null, problem: null })
+  for (const id of [1, 2]) directory.remove(id)
+  t.deepEqual(readdirSync(directory.path), [])
+})
+
+test('a record of another device says so', (t) => {
+  const directory = directoryFor(t)
+  directory.ensure()
+  directory.write(stateOf(7))
+  renameSync(directory.statePath(7), directory.statePath(2))
+  t.deepEqual(directory.inspect(2), { state: null, problem: `${directory.statePath(2)} is the record of device 7` })
+  mkdirSync(directory.statePath(3))
+  t.regex(directory.inspect(3).problem ?? '', /cannot be read/)
 })
 
 test('what is not a record reads as none', (t) => {

@@ -13,6 +13,8 @@ const SOURCE: StatusSource = {
   stats: async () => ({ inFlight: 1 }),
   metrics: async () => '# HELP x y\n',
   stop: async () => undefined,
+  quiesce: async () => undefined,
+  resize: async () => undefined,
 }
 
 type Teardown = { teardown(run: () => void): void }

@@ -5,7 +5,8 @@
  *   launcher → serve SPEC                          server → created ID, then live DEVICE or failed REPORT
  *   launcher → accepted, then closes the channel
  * A server whose channel closes before `accepted` takes its device away: so the device exists if and only if the
- * launcher said so, whichever of the two is killed when.
+ * launcher said so, whichever of the two is killed when. A device that is recovered exists anyway: its server goes on, and
+ * one that is to be given up is killed, which leaves the device to the next one.
  */
 
 import { type ChildProcess, spawn } from 'node:child_process'
@@ -15,7 +16,8 @@ import { type ErrorReport, EXIT, Failure, interrupted } from './failure.ts'
 import { StateDirectory } from './state.ts'
 import type { ServeSpec } from './target.ts'
 
-export type ToServer = { type: 'serve'; spec: ServeSpec } | { type: 'accepted' }
+/** `recovers`: number of a device that its former server left. */
+export type ToServer = { type: 'serve'; spec: ServeSpec; recovers: number | null } | { type: 'accepted' }
 export type FromServer =
   | { type: 'created'; id: number }
   | { type: 'live'; device: DescribedDevice }
@@ -33,8 +35,8 @@ const SMALL = { MALLOC_ARENA_MAX: '1' }
 
 const SERVER = join(import.meta.dirname, '..', `server${extname(import.meta.filename)}`)
 
-/** Resolves when the device is live and its server needs this process no more. */
-export async function launch(spec: ServeSpec, signal: AbortSignal): Promise<DescribedDevice> {
+/** Resolves when the device, a new one or `recovers`, is live and its server needs this process no more. */
+export async function launch(spec: ServeSpec, signal: AbortSignal, recovers: number | null = null): Promise<DescribedDevice> {
   // Own session and no terminal: it outlives this one. `/`: it must not keep a file system busy.
   const child = spawn(process.execPath, [...process.execArgv, ...QUIET, SERVER], {
     detached: true,
@@ -42,7 +44,7 @@ export async function launch(spec: ServeSpec, signal: AbortSignal): Promise<Desc
     env: { ...SMALL, ...process.env },
     stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
   })
-  const conversation = new Conversation(child)
+  const conversation = new Conversation(child, recovers)
   try {
     const device = await conversation.untilLive(spec, signal)
     await conversation.accept()
@@ -55,14 +57,16 @@ export async function launch(spec: ServeSpec, signal: AbortSignal): Promise<Desc
 
 class Conversation {
   readonly #child: ChildProcess
+  readonly #recovers: number | null
   readonly #live: Promise<DescribedDevice>
   /** How it ended, when all that it said has been heard. */
   readonly #ended: Promise<string>
   /** The device that the server has and has not given back. */
   #createdId: number | null = null
 
-  constructor(child: ChildProcess) {
+  constructor(child: ChildProcess, recovers: number | null) {
     this.#child = child
+    this.#recovers = recovers
     this.#live = new Promise((resolve, reject) => {
       child.on('message', (message: FromServer) => {
         if (message.type === 'created') this.#createdId = message.id
@@ -88,7 +92,7 @@ class Conversation {
       aborted(late).then(() => Promise.reject(notLiveInTime())),
       aborted(signal).then(() => Promise.reject(interrupted(signal))),
     ])
-    void this.#send({ type: 'serve', spec })
+    void this.#send({ type: 'serve', spec, recovers: this.#recovers })
     return whichever
   }
 
@@ -101,7 +105,8 @@ class Conversation {
 
   /** Ends the server, and takes away what it leaves if it was killed. */
   async abandon(): Promise<void> {
-    this.#child.kill('SIGTERM')
+    // A server that is told to stop removes its device.
+    this.#child.kill(this.#recovers === null ? 'SIGTERM' : 'SIGKILL')
     const kill = setTimeout(() => this.#child.kill('SIGKILL'), END_LIMIT_MS)
     await this.#ended
     clearTimeout(kill)

@@ -1,20 +1,23 @@
 /**
- * Serves one device in this process: the device, its record on disk and its socket, from start to end.
+ * Serves one device in this process, made or recovered by it: the device, its record on disk and its socket, from start to end.
  *
  * Order of the start: add the device (the kernel gives N), socket, record, go live. A device that can be seen live has
  * its record, and a server that is killed at any stage leaves what `ublk del N` needs.
  * Order of the end: stop, remove socket and record, remove the device. N is free for others only after the last step,
  * so nothing of theirs is ever removed.
+ *
+ * Of a recovery: the record of the former server stays until the device is live, when ours takes its place; a failure leaves
+ * both as they were. A device that is quiesced keeps its record for the next server.
  */
 
 import type { Device } from 'ublk'
 import { type DescribedDevice, toDescribed } from './describe.ts'
-import { interrupted } from './failure.ts'
+import { EXIT, Failure, interrupted } from './failure.ts'
 import { prometheusText } from './metrics.ts'
 import { ownIdentity } from './process.ts'
 import { type ServerState, StateDirectory } from './state.ts'
 import { listen, type StatusServer } from './status-server.ts'
-import { deviceOptions, formatTarget, type ServeSpec, withFlagNames } from './target.ts'
+import { deviceOptions, formatTarget, recoverOptions, type ServeSpec, withFlagNames } from './target.ts'
 import { version } from './version.ts'
 
 /** How often the server of a stopped device looks whether another program has removed it. */
@@ -46,6 +49,8 @@ export class DeviceServer {
   #socket: StatusServer | null = null
   #lastError: Error | null = null
   #closing: Promise<void> | null = null
+  /** The device is being quiesced, or is the next server's by now. */
+  #isLeaving = false
   #recordPoll: NodeJS.Timeout | null = null
   readonly #patience = new AbortController()
   #end!: (error: Error | null) => void
@@ -60,6 +65,25 @@ export class DeviceServer {
       onCreated?.(device.id)
       const server = new DeviceServer(device, spec, directory, { onError, onWarning })
       await server.#start(signal)
+      return server
+    } catch (error) {
+      throw signal.aborted ? interrupted(signal, error) : namedByFlags(error)
+    }
+  }
+
+  /** Takes over device `id`, which its former server left. */
+  static async recover(id: number, spec: ServeSpec, { signal, onError, onWarning }: StartOptions): Promise<DeviceServer> {
+    const directory = StateDirectory.forUser()
+    directory.ensure()
+    const { recoverDevice } = await import('ublk')
+    try {
+      const device = await recoverDevice(id, { ...(await recoverOptions(spec)), closeOnSignal: false, signal })
+      // Until its record is ours, whatever ends this process leaves the device to the next server.
+      device.unref()
+      const server = new DeviceServer(device, spec, directory, { onError, onWarning })
+      directory.removeSocket(id)
+      await server.#openToOthers()
+      device.ref()
       return server
     } catch (error) {
       throw signal.aborted ? interrupted(signal, error) : namedByFlags(error)
@@ -111,29 +135,55 @@ export class DeviceServer {
     return this.#closing
   }
 
+  /** Lets go of the device and keeps its record: another server can recover it. */
+  async quiesce(): Promise<void> {
+    this.#isLeaving = true
+    try {
+      await this.#device.quiesce()
+    } catch (error) {
+      this.#isLeaving = false
+      throw error
+    }
+    await this.#device.close()
+    this.#finish(null)
+  }
+
+  /** Changes its size; the next server will serve that one. */
+  async resize(size: string): Promise<void> {
+    const { target, device } = this.#state.spec
+    if (target.type === 'module') throw moduleKnowsItsSize(this.id)
+    await this.#device.resize(size)
+    this.#state.spec = { target, device: { ...device, size } }
+    this.#directory.write(this.#state)
+  }
+
   async #start(signal: AbortSignal): Promise<void> {
     try {
       // The kernel has just given us N: what is there under this name belongs to a server that is gone.
       this.#directory.remove(this.id)
-      this.#socket = await listen(this.#directory.socketPath(this.id), {
-        info: () => this.describe(),
-        stats: async () => this.#stats(),
-        metrics: async () =>
-          prometheusText({
-            id: this.id,
-            size: this.#device.size,
-            target: formatTarget(this.#state.spec.target),
-            stats: this.#device.stats(),
-          }),
-        stop: () => this.close(),
-      })
-      this.#directory.write(this.#state)
+      await this.#openToOthers()
       await this.#device.start({ signal })
     } catch (error) {
       // The error that began it is the one to tell.
       await this.close().catch(() => undefined)
       throw error
     }
+  }
+
+  /** Socket and record. */
+  async #openToOthers(): Promise<void> {
+    this.#socket = await listen(this.#directory.socketPath(this.id), {
+      info: () => this.describe(),
+      stats: async () => this.#stats(),
+      metrics: async () => {
+        const { target } = this.#state.spec
+        return prometheusText({ id: this.id, size: this.#device.size, target: formatTarget(target), stats: this.#device.stats() })
+      },
+      stop: () => this.close(),
+      quiesce: () => this.quiesce(),
+      resize: (size) => this.resize(size),
+    })
+    this.#directory.write(this.#state)
   }
 
   async #close(): Promise<void> {
@@ -156,7 +206,7 @@ export class DeviceServer {
   }
 
   #stopped(): void {
-    if (this.#closing !== null || this.#device.state === 'closed') return
+    if (this.#closing !== null || this.#isLeaving || this.#device.state === 'closed') return
     if (this.#device.state === 'dead') this.#watchRecord()
     // Serving failed, and the kernel keeps the device for recovery by another server.
     else this.#finish(this.#lastError ?? new Error(`device ${this.id} is ${this.#device.state}`))
@@ -181,10 +231,20 @@ export class DeviceServer {
 
   #finish(error: Error | null): void {
     if (this.#recordPoll !== null) clearInterval(this.#recordPoll)
-    // With recovery a failed server leaves the device and its record for the next one.
-    this.#withdraw({ keepsRecord: error !== null && this.#isRecoverable })
+    // With recovery a server that failed or quiesced leaves the device and its record for the next one.
+    this.#withdraw({ keepsRecord: this.#isLeaving || (error !== null && this.#isRecoverable) })
     this.#end(error)
   }
+}
+
+function moduleKnowsItsSize(id: number): Failure {
+  return new Failure({
+    code: 'ERR_UBLK_INVALID_STATE',
+    message: `device ${id} is served by a module, which says itself how large it is`,
+    hint: 'Make it with a larger --size, or serve it in a program of your own, which can call `device.resize()`.',
+    deviceId: id,
+    exitCode: EXIT.failed,
+  })
 }
 
 /** The same error, in the words of the command line. */

@@ -1,8 +1,10 @@
 /**
  * The state of served devices on disk: for device N the record `N.json` and the socket `N.sock` in one directory.
  *
- * The directory is 0700, the files are 0600. A record appears by rename, so a reader sees a whole one or none. It holds
- * all that is needed to serve the device again. It may outlive its server (kill -9): `isRunning(state)` tells.
+ * The directory is 0700, the files are 0600. A record appears by rename, and is on disk before that: a reader sees a whole one
+ * or none, whenever the machine or the server stops. It ends with a checksum, and must be this user's: what does not add up is
+ * never trusted, and `inspect` says so. It holds all that is needed to serve the device again, and may outlive its server
+ * (kill -9): `isRunning(state)` tells.
  * Only the server of a device writes its record; a server that was given N by the kernel may replace whatever is there,
  * for the kernel has one device N at a time.
  */
@@ -10,6 +12,7 @@
 import {
   chmodSync,
   closeSync,
+  fstatSync,
   fsyncSync,
   lstatSync,
   mkdirSync,
@@ -21,6 +24,7 @@ import {
   writeSync,
 } from 'node:fs'
 import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
 import { EXIT, Failure } from './failure.ts'
 import { isRunning, type ProcessIdentity } from './process.ts'
 import type { ServeSpec } from './target.ts'
@@ -35,6 +39,9 @@ export interface ServerState extends ProcessIdentity {
   /** What is served, and how. */
   spec: ServeSpec
 }
+
+/** What lies in the place of a record. */
+export type Inspection = { state: ServerState; problem: null } | { state: null; problem: string | null }
 
 const DIRECTORY_MODE = 0o700
 const FILE_MODE = 0o600
@@ -84,25 +91,37 @@ export class StateDirectory {
     const temporary = join(this.path, `.${state.id}.json`)
     const fd = openSync(temporary, 'w', FILE_MODE)
     try {
-      writeSync(fd, `${JSON.stringify(state)}\n`)
+      writeSync(fd, sealed(state))
       fsyncSync(fd)
     } finally {
       closeSync(fd)
     }
     renameSync(temporary, this.statePath(state.id))
+    this.#syncDirectory()
   }
 
-  /** The record of a device, or null when there is none that can be read. */
+  /** The record of a device, or null when there is none that can be trusted. */
   read(id: number): ServerState | null {
-    try {
-      const state = JSON.parse(readFileSync(this.statePath(id), 'utf8')) as ServerState
-      return state.id === id && Number.isInteger(state.pid) ? state : null
-    } catch {
-      return null
-    }
+    return this.inspect(id).state
   }
 
-  /** Numbers that have a record or a socket here, lowest first. */
+  /** The record of a device; without one, what is wrong with what is there, or a null for nothing there. */
+  inspect(id: number): Inspection {
+    const path = this.statePath(id)
+    const broken = (problem: string): Inspection => ({ state: null, problem: `${path} ${problem}` })
+    let text: string
+    try {
+      text = readOwn(path)
+    } catch (error) {
+      const { code, message } = error as NodeJS.ErrnoException
+      return code === 'ENOENT' ? { state: null, problem: null } : broken(`cannot be read: ${message}`)
+    }
+    const state = unsealed(text)
+    if (state === null) return broken('is damaged: its checksum does not fit')
+    return state.id === id ? { state, problem: null } : broken(`is the record of device ${state.id}`)
+  }
+
+  /** Numbers that have a record or a socket here, or the begin of a record, lowest first. */
   ids(): number[] {
     let names: string[]
     try {
@@ -110,21 +129,61 @@ export class StateDirectory {
     } catch {
       return []
     }
-    const ids = names.map((name) => /^(\d+)\.(?:json|sock)$/.exec(name)?.[1]).filter((id) => id !== undefined)
+    const ids = names.map((name) => /^\.?(\d+)\.(?:json|sock)$/.exec(name)?.[1]).filter((id) => id !== undefined)
     return [...new Set(ids.map(Number))].sort((a, b) => a - b)
   }
 
   /** Removes record and socket. Returns whether there was one. */
   remove(id: number): boolean {
     const there = this.ids().includes(id)
-    rmSync(this.statePath(id), { force: true })
-    rmSync(this.socketPath(id), { force: true })
+    for (const path of [this.statePath(id), this.socketPath(id), join(this.path, `.${id}.json`)]) rmSync(path, { force: true })
     return there
+  }
+
+  removeSocket(id: number): void {
+    rmSync(this.socketPath(id), { force: true })
   }
 
   /** The record of a device whose server runs, or null. */
   readServed(id: number): ServerState | null {
     const state = this.read(id)
     return state !== null && isRunning(state) ? state : null
+  }
+
+  /** The rename is on disk, too. */
+  #syncDirectory(): void {
+    const fd = openSync(this.path, 'r')
+    try {
+      fsyncSync(fd)
+    } finally {
+      closeSync(fd)
+    }
+  }
+}
+
+/** The text of a file of this user. */
+function readOwn(path: string): string {
+  const fd = openSync(path, 'r')
+  try {
+    const { uid } = fstatSync(fd)
+    if (uid !== process.geteuid?.()) throw new Error(`it belongs to user ${uid}`)
+    return readFileSync(fd, 'utf8')
+  } finally {
+    closeSync(fd)
+  }
+}
+
+function sealed(state: ServerState): string {
+  const checksum = crc32(JSON.stringify(state)).toString(16).padStart(8, '0')
+  return `${JSON.stringify({ ...state, checksum })}\n`
+}
+
+/** What `sealed` made `text` of, or null if it made no such text. */
+function unsealed(text: string): ServerState | null {
+  try {
+    const { checksum: _, ...state } = JSON.parse(text)
+    return sealed(state) === text ? state : null
+  } catch {
+    return null
   }
 }

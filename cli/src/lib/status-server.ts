@@ -3,6 +3,7 @@
  *
  *   GET /info      the device, as `info --json`        GET /stats     counters and latencies
  *   GET /metrics   the same for Prometheus             POST /stop     stops and removes the device; answers when it is gone
+ *   POST /resize?size=BYTES   changes its size         POST /quiesce  lets go of the device, for another server; so answers then
  *
  * Whoever can open the socket may do all of this: it is 0600, in a directory that is 0700.
  *
@@ -21,6 +22,8 @@ export interface StatusSource {
   stats(): Promise<object>
   metrics(): Promise<string>
   stop(): Promise<void>
+  quiesce(): Promise<void>
+  resize(size: string): Promise<void>
 }
 
 export interface StatusServer {
@@ -72,7 +75,8 @@ function httpServer(source: StatusSource, silent: Set<Socket>, silenceLimitMs: n
 }
 
 async function answer(request: IncomingMessage, response: ServerResponse, source: StatusSource): Promise<void> {
-  switch (`${request.method} ${request.url}`) {
+  const [path, size] = (request.url ?? '').split('?size=', 2)
+  switch (`${request.method} ${path}`) {
     case 'GET /info':
       return sendJson(response, 200, await source.info())
     case 'GET /stats':
@@ -82,6 +86,12 @@ async function answer(request: IncomingMessage, response: ServerResponse, source
     case 'POST /stop':
       await source.stop()
       return sendJson(response, 200, { stopped: true })
+    case 'POST /quiesce':
+      await source.quiesce()
+      return sendJson(response, 200, { quiesced: true })
+    case 'POST /resize':
+      await source.resize(decodeURIComponent(size ?? ''))
+      return sendJson(response, 200, await source.info())
     default:
       return sendJson(response, 404, { error: { code: 'ERR_UBLK_USAGE', message: `there is no ${request.method} ${request.url} here` } })
   }

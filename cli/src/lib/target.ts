@@ -3,7 +3,7 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { DeviceOptions, FaultOptions, NativeTarget, QueueOptions, Recovery } from 'ublk'
+import type { DeviceOptions, FaultOptions, NativeTarget, QueueOptions, RecoverOptions, Recovery } from 'ublk'
 import { EXIT, Failure, usage } from './failure.ts'
 import { type FaultFlags, firstFaultFlag, parseFaults } from './faults.ts'
 
@@ -165,6 +165,18 @@ function nativeTarget(ublk: Library, target: Exclude<TargetSpec, { type: 'module
     case 'fault':
       return ublk.fault(nativeTarget(ublk, target.over as typeof target), target.faults)
   }
+}
+
+/** What serves an existing device as `spec` says: nothing is made anew that may hold its data. */
+export async function recoverOptions({ target, device }: ServeSpec): Promise<RecoverOptions> {
+  const { backend } = await deviceOptions({ target: existing(target), device: {} })
+  const names = ['requestTimeoutMs', 'threads', 'perIo', 'fixedFiles', 'zeroCopyFallback'] as const
+  return { backend, ...Object.fromEntries(names.filter((name) => device[name] !== undefined).map((name) => [name, device[name]])) }
+}
+
+function existing(target: TargetSpec): TargetSpec {
+  if (target.type === 'fault') return { ...target, over: existing(target.over) }
+  return 'create' in target ? { ...target, create: false } : target
 }
 
 /** Names of the library's options and the flags that set them: errors speak of what was typed. */

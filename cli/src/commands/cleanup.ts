@@ -1,0 +1,48 @@
+import * as Flags from '@oclif/core/flags'
+import { BaseCommand, printWarning } from '../lib/base-command.ts'
+import { type Finding, findOrphans, removeOrphan } from '../lib/cleanup.ts'
+import { columns } from '../lib/columns.ts'
+
+type Outcome = Finding & { removed: boolean }
+
+export default class Cleanup extends BaseCommand {
+  static override summary = 'Remove what servers that are gone have left: dead devices, records and sockets.'
+  static override description =
+    `A device is an orphan when it is dead (nobody serves it, and its requests have failed) and its server is gone. One that \
+was added or stopped less than a minute ago is not touched: it may be about to start. Devices that wait for \`ublk recover\` (quiesced or \
+fail_io) are shown, and removed with --all only: what waits for them fails then. Live devices are never touched.`
+
+  static override examples = [
+    { description: 'What it would do', command: '<%= config.bin %> cleanup --dry-run' },
+    '<%= config.bin %> cleanup',
+    { description: 'Give up also what could be recovered', command: '<%= config.bin %> cleanup --all --json' },
+  ]
+
+  static override flags = {
+    all: Flags.boolean({ char: 'a', default: false, summary: 'also devices that could be recovered' }),
+    'dry-run': Flags.boolean({ default: false, summary: 'only show what there is' }),
+  }
+
+  async run(): Promise<{ found: Outcome[] }> {
+    const { flags } = await this.parse(Cleanup)
+    const found: Outcome[] = []
+    const errors: unknown[] = []
+    for (const finding of await findOrphans()) {
+      const isWanted = !flags['dry-run'] && (flags.all || finding.kind !== 'recoverable')
+      const failed = isWanted
+        ? await removeOrphan(finding).then(
+            () => null,
+            (error: unknown) => error,
+          )
+        : null
+      if (failed !== null) errors.push(failed)
+      found.push({ ...finding, removed: isWanted && failed === null })
+    }
+    const rows = found.map(({ id, kind, reason, removed }) => [String(id), kind, removed ? 'removed' : 'left', reason])
+    this.log(rows.length === 0 ? 'nothing to clean up' : columns(['ID', 'KIND', '', 'WHY'], rows))
+    // Everything is tried; the first failure is the verb's, the others are told.
+    errors.slice(1).forEach(printWarning)
+    if (errors.length > 0) throw errors[0]
+    return { found }
+  }
+}

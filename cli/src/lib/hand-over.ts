@@ -1,0 +1,62 @@
+/** Devices that are in use change hands or size: asks the server where there is one, and the kernel where there is none. */
+
+import type { DescribedDevice } from './describe.ts'
+import { EXIT, Failure, noSuchDevice } from './failure.ts'
+import { launch } from './launch.ts'
+import { waitForEnd } from './process.ts'
+import { askServer } from './server-client.ts'
+import { StateDirectory } from './state.ts'
+
+const SERVER_END_LIMIT_MS = 5_000
+
+/** Starts a server for a device that waits for one, with what the record of its former one says. */
+export async function recover(id: number, signal: AbortSignal): Promise<DescribedDevice> {
+  const { deviceInfo } = await import('ublk')
+  const directory = StateDirectory.forUser()
+  const { state: record, problem } = directory.inspect(id)
+  const exists = await deviceInfo(id).catch((error: { code?: string }) => {
+    if (error.code === 'ERR_UBLK_NO_DEVICE') return null
+    throw error
+  })
+  if (exists === null) {
+    const also =
+      record === null
+        ? ''
+        : '; there is a record of it (`ublk cleanup` removes that), but the machine was started since or somebody has removed it'
+    throw noSuchDevice(id, also)
+  }
+  if (record === null) throw noRecord(id, directory.statePath(id), problem)
+  return launch(record.spec, signal, id)
+}
+
+/** Resolves when the device waits for the next server, and its present one has ended. */
+export async function quiesce(id: number, limitMs: number): Promise<void> {
+  const directory = StateDirectory.forUser()
+  const served = directory.readServed(id)
+  if (served !== null && (await askServer(directory.socketPath(id), 'POST', '/quiesce', limitMs)) !== null) {
+    await waitForEnd(served, SERVER_END_LIMIT_MS)
+    return
+  }
+  const { quiesceDevice } = await import('ublk')
+  await quiesceDevice(id, { timeoutMs: limitMs })
+}
+
+export async function resize(id: number, size: string): Promise<void> {
+  const { deviceInfo, parseSize, resizeDevice } = await import('ublk')
+  const bytes = parseSize(size)
+  const directory = StateDirectory.forUser()
+  const { pid } = await deviceInfo(id)
+  const served = directory.readServed(id)
+  if (served?.pid === pid && (await askServer(directory.socketPath(id), 'POST', `/resize?size=${bytes}`)) !== null) return
+  await resizeDevice(id, bytes)
+}
+
+function noRecord(id: number, path: string, problem: string | null): Failure {
+  return new Failure({
+    code: 'ERR_UBLK_NO_RECORD',
+    message: problem ?? `there is no record of device ${id} (${path}): it says what to serve the device with`,
+    hint: `Recover it with the program that made it (\`recoverDevice(${id}, …)\` of the library), or give it up with \`ublk del ${id}\`.`,
+    deviceId: id,
+    exitCode: EXIT.failed,
+  })
+}

@@ -1,0 +1,230 @@
+/** Verbs for devices that outlive their servers: recover, quiesce, resize, cleanup; and affinity. */
+
+import { execFileSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test, { type ExecutionContext } from 'ava'
+import { Device, nullTarget } from '../../../src/index.ts'
+import { errorOf, type Outcome, temporaryDirectory, ublk } from '../program.ts'
+import { add, assertNothingLeft, assertReport, del, isAlive, leftovers, list, MODULES, STATE, waitUntil } from './device.ts'
+
+const MIB = 1024 * 1024
+/** Each verb is a start of Node or two, in an emulated machine. */
+const LIMIT_MS = 600_000
+
+test.beforeEach((t) => t.timeout(LIMIT_MS))
+
+test.afterEach.always(async (t) => {
+  if (leftovers().length > 0) await ublk(['del', '--all'])
+  await ublk(['cleanup', '--all'])
+  await assertNothingLeft(t)
+})
+
+async function json(t: ExecutionContext, ...args: string[]) {
+  const { status, stdout, stderr } = await ublk([...args, '--json'])
+  t.is(status, 0, stdout + stderr)
+  return JSON.parse(stdout)
+}
+
+async function killServer(t: ExecutionContext, { id, server }: { id: number; server: { pid: number } }, state: string): Promise<void> {
+  process.kill(server.pid, 'SIGKILL')
+  await waitUntil(`device ${id} is ${state}`, async () => (await list(t)).find((device) => device.id === id)?.state === state, 30_000)
+}
+
+function write(path: string, data: Buffer): void {
+  execFileSync('dd', [`of=${path}`, 'bs=64k', 'oflag=direct', 'iflag=fullblock', 'status=none'], { input: data })
+}
+
+function read(path: string): Buffer {
+  return execFileSync('dd', [`if=${path}`, 'bs=64k', 'count=4', 'iflag=direct', 'status=none'])
+}
+
+test.serial('recover: kill -9 of the server, and a new one goes on with the same bytes', async (t) => {
+  const directory = temporaryDirectory()
+  t.teardown(directory.remove)
+  const image = join(directory.path, 'disk.img')
+  const first = await add(t, 'file', image, '--create', '-s', '16M', '-q', '2', '--recovery', 'requeue')
+  const data = randomBytes(256 * 1024)
+  write(first.path, data)
+  await killServer(t, first, 'quiesced')
+
+  const recovered = await json(t, 'recover', String(first.id))
+  t.like(recovered, { id: first.id, path: first.path, state: 'live', queues: 2, size: 16 * MIB })
+  t.not(recovered.server.pid, first.server.pid)
+  t.true(recovered.server.running)
+  t.true(isAlive(recovered.server.pid))
+  t.true(read(first.path).equals(data))
+  t.true((await json(t, 'stats', String(first.id))).operations.read.requests > 0)
+  t.is(JSON.parse(readFileSync(join(STATE, `${first.id}.json`), 'utf8')).pid, recovered.server.pid)
+
+  await killServer(t, recovered, 'quiesced')
+  const again = await ublk(['recover', first.path])
+  t.is(again.stdout, `${first.path}\n`)
+  t.true(read(first.path).equals(data))
+  await del(t, String(first.id))
+})
+
+test.serial('recover: a module', async (t) => {
+  const directory = temporaryDirectory({ 'backend.ts': MODULES.memory })
+  t.teardown(directory.remove)
+  const device = await add(t, join(directory.path, 'backend.ts'), '--set', 'size=16M', '--recovery', 'reissue')
+  await killServer(t, device, 'quiesced')
+  const reading = ublk(['recover', String(device.id)])
+  t.is(read(device.path).length, 256 * 1024, 'a reader waits for the new server')
+  t.is((await reading).status, 0)
+  await del(t, String(device.id))
+})
+
+test.serial('recover: a record that is damaged or gone, and a file that is gone, leave the device as it is', async (t) => {
+  const directory = temporaryDirectory()
+  t.teardown(directory.remove)
+  const image = join(directory.path, 'disk.img')
+  const device = await add(t, 'file', image, '--create', '-s', '16M', '--recovery', 'requeue')
+  const { id } = device
+  const record = join(STATE, `${id}.json`)
+  await killServer(t, device, 'quiesced')
+
+  const whole = readFileSync(record)
+  writeFileSync(record, whole.subarray(0, 100))
+  assertReport(t, await ublk(['recover', String(id)]), 1, new RegExp(`${record} is damaged`))
+  rmSync(record)
+  const missing = await ublk(['recover', String(id), '--json'])
+  t.like(errorOf(missing), { code: 'ERR_UBLK_NO_RECORD', deviceId: id, exitCode: 1 })
+  t.regex(errorOf(missing).hint ?? '', /ublk del/)
+  writeFileSync(record, whole)
+
+  renameSync(image, `${image}.away`)
+  assertReport(t, await ublk(['recover', String(id)]), 1, /disk\.img/)
+  t.false(existsSync(image), 'a file that is missing must not be made anew')
+  t.deepEqual(readFileSync(record), whole)
+  renameSync(`${image}.away`, image)
+  t.is((await ublk(['recover', String(id)])).status, 0)
+  await del(t, String(id))
+})
+
+test.serial('recover: a device that is live, was made without recovery, or is not there', async (t) => {
+  const [live, mortal] = await Promise.all([add(t, 'mem', '-s', '16M', '--recovery', 'requeue'), add(t, 'mem', '-s', '16M')])
+  await killServer(t, mortal, 'dead')
+  const ids = [live.id, mortal.id, 55].map((id) => ublk(['recover', String(id)]))
+  const [ofLive, ofMortal, ofNone] = (await Promise.all(ids)) as [Outcome, Outcome, Outcome]
+  assertReport(t, ofLive, 1, new RegExp(`is live: process ${live.server.pid} serves it`))
+  assertReport(t, ofMortal, 1, /was made without recovery/)
+  assertReport(t, ofNone, 3, /device 55 does not exist/)
+  await del(t, String(live.id), String(mortal.id))
+})
+
+test.serial('quiesce: the server lets go and ends, and the next one takes over', async (t) => {
+  const directory = temporaryDirectory()
+  t.teardown(directory.remove)
+  const device = await add(t, 'file', join(directory.path, 'disk.img'), '--create', '-s', '16M', '--recovery', 'requeue')
+  const data = randomBytes(256 * 1024)
+  write(device.path, data)
+  t.deepEqual(await json(t, 'quiesce', String(device.id)), { id: device.id, state: 'quiesced' })
+  t.false(isAlive(device.server.pid))
+  t.true(existsSync(join(STATE, `${device.id}.json`)))
+  t.false(existsSync(device.server.socket))
+  t.deepEqual(await json(t, 'quiesce', String(device.id)), { id: device.id, state: 'quiesced' }, 'twice is the same as once')
+  const recovered = await json(t, 'recover', String(device.id))
+  t.true(read(device.path).equals(data))
+
+  // Without its socket the kernel is told, and the server hears of it there.
+  rmSync(device.server.socket)
+  t.deepEqual(await json(t, 'quiesce', String(device.id)), { id: device.id, state: 'quiesced' })
+  await waitUntil('the server has ended', () => !isAlive(recovered.server.pid))
+  t.true(existsSync(join(STATE, `${device.id}.json`)))
+  t.is((await ublk(['recover', String(device.id)])).status, 0)
+  await del(t, String(device.id))
+
+  const plain = await add(t, 'null')
+  assertReport(t, await ublk(['quiesce', String(plain.id)]), 1, /was made without recovery/)
+  t.is((await list(t))[0]?.state, 'live')
+  await del(t, String(plain.id))
+  assertReport(t, await ublk(['quiesce', '55']), 3, /device 55 does not exist/)
+  assertReport(t, await ublk(['quiesce', '55', '--timeout', 'soon']), 2, /--timeout soon is not a duration/)
+})
+
+const sizeSeen = (path: string): number => Number(execFileSync('blockdev', ['--getsize64', path], { encoding: 'utf8' }))
+
+test.serial('resize: the device in use has the new size, and its next server too', async (t) => {
+  const directory = temporaryDirectory({ 'backend.ts': MODULES.memory })
+  t.teardown(directory.remove)
+  const image = join(directory.path, 'disk.img')
+  const device = await add(t, 'file', image, '--create', '-s', '16M', '--recovery', 'requeue')
+  const id = String(device.id)
+  t.deepEqual(await json(t, 'resize', id, '32M'), { id: device.id, size: 32 * MIB })
+  t.is(sizeSeen(device.path), 32 * MIB)
+  t.is(statSync(image).size, 32 * MIB)
+  t.is(JSON.parse(readFileSync(join(STATE, `${id}.json`), 'utf8')).spec.device.size, String(32 * MIB))
+  assertReport(t, await ublk(['resize', id, '1000']), 2, /a multiple of the block size 512/)
+  assertReport(t, await ublk(['resize', id, 'large']), 2, /large/)
+  await killServer(t, device, 'quiesced')
+  t.is((await json(t, 'recover', id)).size, 32 * MIB)
+  await del(t, id)
+
+  const fixed = await add(t, 'file', image)
+  assertReport(t, await ublk(['resize', String(fixed.id), '64M']), 1, /has 33554432 bytes, fewer than the 67108864 asked for/)
+  t.is(sizeSeen(fixed.path), 32 * MIB)
+  execFileSync('truncate', ['-s', '64M', image])
+  t.is((await json(t, 'resize', String(fixed.id), '64M')).size, 64 * MIB)
+  await del(t, String(fixed.id))
+
+  const memory = await add(t, 'mem', '-s', '16M')
+  t.is((await json(t, 'resize', String(memory.id), '8M')).size, 8 * MIB)
+  assertReport(t, await ublk(['resize', String(memory.id), '32M']), 1, /in a mem device that was made with 16777216/)
+  await del(t, String(memory.id))
+
+  const module = await add(t, join(directory.path, 'backend.ts'), '--set', 'size=16M')
+  assertReport(t, await ublk(['resize', String(module.id), '8M']), 1, /served by a module/)
+  await del(t, String(module.id))
+  assertReport(t, await ublk(['resize', '55', '8M']), 3, /device 55 does not exist/)
+})
+
+test.serial('cleanup: dead devices, records and sockets of servers that are gone; what can be recovered with --all', async (t) => {
+  const [live, dead, waiting] = [
+    await add(t, 'mem', '-s', '16M', '-n', '1'),
+    await add(t, 'mem', '-s', '16M', '-n', '2'),
+    await add(t, 'mem', '-s', '16M', '-n', '3', '--recovery', 'requeue'),
+  ]
+  const young = await Device.create({ backend: nullTarget({ size: MIB }), id: 4 })
+  await killServer(t, dead, 'dead')
+  await killServer(t, waiting, 'quiesced')
+  writeFileSync(join(STATE, '9.json'), readFileSync(join(STATE, '2.json')))
+  writeFileSync(join(STATE, '10.sock'), '')
+  const found = [
+    { id: 2, kind: 'orphan', reason: `dead, its server ${dead.server.pid} is gone` },
+    { id: 3, kind: 'recoverable', reason: `quiesced, its server ${waiting.server.pid} is gone` },
+    { id: 9, kind: 'stale', reason: `${STATE}/9.json is the record of device 2` },
+    { id: 10, kind: 'stale', reason: 'a socket without a record' },
+  ]
+  t.deepEqual(await json(t, 'cleanup', '--dry-run'), { found: found.map((finding) => ({ ...finding, removed: false })) })
+  t.is((await list(t)).length, 4)
+
+  const isRecoverable = ({ kind }: { kind: string }): boolean => kind === 'recoverable'
+  const first = await json(t, 'cleanup')
+  t.deepEqual(first, { found: found.map((finding) => ({ ...finding, removed: !isRecoverable(finding) })) })
+  t.deepEqual(
+    (await list(t)).map(({ id }) => id),
+    [1, 3, 4],
+  )
+  t.deepEqual(readdirSync(STATE).sort(), ['1.json', '1.sock', '3.json', '3.sock'])
+
+  const second = await ublk(['cleanup', '--all'])
+  t.regex(second.stdout, /^ *3 +recoverable +removed +quiesced/m)
+  t.is((await ublk(['cleanup'])).stdout, 'nothing to clean up\n')
+  t.is((await list(t)).find(({ id }) => id === 1)?.state, 'live')
+  await young.close()
+  await del(t, String(live.id))
+})
+
+test.serial('affinity: every queue and its CPUs', async (t) => {
+  const { id } = await add(t, 'null', '-q', '2')
+  const { queues } = await json(t, 'affinity', String(id))
+  t.deepEqual(queues, [
+    { queue: 0, cpus: [0] },
+    { queue: 1, cpus: [1] },
+  ])
+  t.is((await ublk(['affinity', String(id)])).stdout, 'QUEUE  CPUS\n0      0\n1      1\n')
+  await del(t, String(id))
+  assertReport(t, await ublk(['affinity', '55']), 3, /device 55 does not exist/)
+})
