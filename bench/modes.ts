@@ -20,7 +20,7 @@ export const modes: DriverMode[] = [
   {
     name: 'auto-zero-copy, fallback',
     ours: { dataPath: 'auto-zero-copy', zeroCopyFallback: 'always' },
-    kublk: ['--auto_zc', '--auto_zc_fallback'],
+    kublk: ['-z', '--auto_zc', '--auto_zc_fallback'],
   },
   { name: 'batch', ours: { dataPath: 'copy', batch: true }, kublk: ['-b'] },
   { name: 'batch, auto-zero-copy', ours: { dataPath: 'auto-zero-copy', batch: true }, kublk: ['-b', '--auto_zc'] },
