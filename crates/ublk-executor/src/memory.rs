@@ -130,6 +130,16 @@ impl Mapping {
         unsafe { std::ptr::copy(from, to, length) };
     }
 
+    /// Copies bytes in.
+    ///
+    /// # Panics
+    /// When the range is outside.
+    pub fn copy_in(&self, offset: usize, source: &[u8]) {
+        let to = self.address(offset, source.len()) as *mut u8;
+        // SAFETY: `address` checked the range, the mapping is writable, and no reference to it exists.
+        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), to, source.len()) };
+    }
+
     /// Copies bytes out, for tests and checkers.
     ///
     /// # Panics

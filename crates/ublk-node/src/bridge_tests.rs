@@ -128,6 +128,7 @@ impl Live {
             fua: false,
             discard: false,
             write_zeroes: false,
+            zoned: None,
             recovery: Recovery::Off,
             data_path: DataPath::Only(BufferMode::Copy),
             shared_memory: None,

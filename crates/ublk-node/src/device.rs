@@ -115,6 +115,7 @@ impl DeviceSpec {
                 "fail-io" => Recovery::FailIo,
                 _ => Recovery::Off,
             },
+            zoned: target.and_then(Target::zoned),
             data_path: self.data_path(target),
             shared_memory: None,
             threads: Threads { count: self.threads.map(|count| count as u16), per_io: self.per_io },

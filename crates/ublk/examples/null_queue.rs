@@ -160,6 +160,6 @@ fn answer(request: &Request) -> i32 {
     match request.op {
         Op::Read | Op::Write => request.len_bytes as i32,
         Op::Flush | Op::Discard | Op::WriteZeroes => 0,
-        Op::Other(_) => -libc::EOPNOTSUPP,
+        _ => -libc::EOPNOTSUPP,
     }
 }

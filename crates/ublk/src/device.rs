@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use ublk_executor::clock;
 use ublk_uapi::{
-    Attrs, DevInfo, FEATURES, Features, ParamBasic, ParamDiscard, ParamTypes, Params, SECTOR_SHIFT, Sectors,
+    Attrs, DevInfo, FEATURES, Features, ParamBasic, ParamDiscard, ParamTypes, ParamZoned, Params, SECTOR_SHIFT,
+    Sectors, Zone,
 };
 
 use crate::control::{Control, Deletion, block_path, char_path};
+use crate::target::ZonedGeometry;
 use crate::{DeviceId, DeviceInfo, Error, SharedMemory, Target};
 
 /// How long another opener of the char device (udev) may take to let go, and devtmpfs to make the node.
@@ -215,6 +217,8 @@ pub struct DeviceSpec {
     pub discard: bool,
     /// WRITE_ZEROES is answered.
     pub write_zeroes: bool,
+    /// Its zones, if it is a zoned disk (ZONED): one queue, and user copy.
+    pub zoned: Option<ZonedGeometry>,
     /// What a dead server leaves.
     pub recovery: Recovery,
     /// How data shall move.
@@ -251,6 +255,7 @@ impl DeviceSpec {
             fua: geometry.fua,
             discard: geometry.discard,
             write_zeroes: geometry.write_zeroes,
+            zoned: target.zoned(),
             recovery: Recovery::Off,
             data_path: DataPath::Auto(target.buffers()),
             shared_memory: None,
@@ -264,6 +269,7 @@ impl DeviceSpec {
 
     fn dev_info(&self, buffers: BufferMode) -> DevInfo {
         let mut options = Features::empty();
+        options.set(Features::ZONED, self.zoned.is_some());
         options.set(Features::PER_IO_DAEMON, self.threads.per_io);
         options.set(Features::BATCH_IO, self.queue_options.batch);
         options.set(Features::NO_AUTO_PART_SCAN, !self.partition_scan);
@@ -295,6 +301,7 @@ impl DeviceSpec {
             fua: known.fua,
             discard: known.discard,
             write_zeroes: clears && params.discard.max_write_zeroes_sectors > 0,
+            zoned: None, // such a device is not taken over
             recovery: Recovery::of(info.flags),
             data_path: DataPath::Only(buffers),
             shared_memory: None,
@@ -320,9 +327,19 @@ impl DeviceSpec {
             io_opt_shift: physical_shift,
             io_min_shift: physical_shift,
             max_sectors: self.max_io_bytes >> SECTOR_SHIFT,
+            chunk_sectors: self.zoned.map_or(0, |zoned| (zoned.zone_bytes >> SECTOR_SHIFT) as u32),
             dev_sectors: Sectors(self.size_bytes >> SECTOR_SHIFT),
             ..ParamBasic::default()
         });
+        if let Some(zoned) = self.zoned {
+            return params.with_zoned(ParamZoned {
+                max_open_zones: zoned.max_open_zones,
+                max_active_zones: zoned.max_active_zones,
+                max_zone_append_sectors: (zoned.zone_capacity_bytes.min(self.max_io_bytes.into()) >> SECTOR_SHIFT)
+                    as u32,
+                ..ParamZoned::default()
+            });
+        }
         if self.read_only || !(self.discard || self.write_zeroes) {
             return params;
         }
@@ -416,10 +433,11 @@ impl Device {
     /// ADD_DEV and SET_PARAMS. Nothing is left behind on failure.
     ///
     /// # Errors
-    /// [`Error::IdInUse`], [`Error::Limit`], [`Error::Permission`], [`Error::Unsupported`] for a recovery that the kernel lacks,
+    /// [`Error::BadOption`], [`Error::IdInUse`], [`Error::Limit`], [`Error::Permission`], [`Error::Unsupported`] for a recovery that the kernel lacks,
     /// and those of every command.
     pub fn add(control: &Control, spec: DeviceSpec) -> Result<Device, Error> {
         clock::start();
+        check_zoned(&spec)?;
         let (granted, buffers) = add_with_granted_mode(control, &spec)?;
         let device = Device::new(control, granted, spec.params(), spec, buffers);
         match device.check_grant().and_then(|()| device.set_up()) {
@@ -669,20 +687,54 @@ impl Device {
     }
 }
 
+/// What a zoned device cannot be: the driver would say EINVAL, or the target's queue that it is the second.
+fn check_zoned(spec: &DeviceSpec) -> Result<(), Error> {
+    let Some(zoned) = spec.zoned else { return Ok(()) };
+    let zones = spec.size_bytes / zoned.zone_bytes;
+    let rule = match &spec.data_path {
+        _ if spec.queues > 1 => format!("a zoned device has one queue, not {}", spec.queues),
+        // The driver numbers the zones of a second request from 0 again, up to Linux 7.2 at least (`ublk_report_zones`).
+        _ if zones * size_of::<Zone>() as u64 > u64::from(spec.max_io_bytes) => format!(
+            "all {zones} zones are reported in one request, of 64 bytes each, and requests have at most {} bytes; \
+             take larger zones or larger requests",
+            spec.max_io_bytes
+        ),
+        _ if spec.queue_options.batch => "a zoned device takes no batches".into(),
+        _ if spec.recovery == Recovery::Reissue => {
+            "a zoned device has no recovery by reissue: a write that was done but not answered would come again, before the write pointer".into()
+        }
+        DataPath::Only(mode) if *mode != BufferMode::UserCopy => {
+            format!("a zoned device moves its data by user-copy, not by {}", mode.name())
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::BadOption { rule })
+}
+
 /// The driver drops unknown features in silence, so the echo decides; a mode that was not granted is tried no further.
 fn add_with_granted_mode(control: &Control, spec: &DeviceSpec) -> Result<(DevInfo, BufferMode), Error> {
     let preferred = match &spec.data_path {
-        DataPath::Only(mode) => return Ok((control.add(&spec.dev_info(*mode))?, *mode)),
+        DataPath::Only(mode) => return Ok((add(control, spec, *mode)?, *mode)),
         DataPath::Auto(modes) => modes,
     };
     for &mode in preferred {
-        let granted = control.add(&spec.dev_info(mode))?;
+        let granted = add(control, spec, mode)?;
         if granted.flags.contains(mode.features()) {
             return Ok((granted, mode));
         }
         control.delete(granted.dev_id)?;
     }
-    Ok((control.add(&spec.dev_info(BufferMode::Copy))?, BufferMode::Copy))
+    Ok((add(control, spec, BufferMode::Copy)?, BufferMode::Copy))
+}
+
+fn add(control: &Control, spec: &DeviceSpec, mode: BufferMode) -> Result<DevInfo, Error> {
+    control.add(&spec.dev_info(mode)).map_err(|error| match error {
+        // All else that it could mean was checked before.
+        Error::Kernel { source, .. } if source.raw_os_error() == Some(libc::EINVAL) && spec.zoned.is_some() => {
+            Error::Unsupported { what: "zoned block devices (CONFIG_BLK_DEV_ZONED)".into(), since: "6.6" }
+        }
+        other => other,
+    })
 }
 
 fn open_char_device(id: DeviceId) -> Result<File, Error> {

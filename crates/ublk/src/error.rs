@@ -122,6 +122,12 @@ pub enum Error {
         /// Kernel release that has it.
         since: &'static str,
     },
+    /// `ERR_UBLK_INVALID_OPTION`
+    #[error("{rule}")]
+    BadOption {
+        /// The rule, with the value that breaks it.
+        rule: String,
+    },
     /// `ERR_UBLK_FILE`
     #[error("{path}: {problem}")]
     File {
@@ -162,6 +168,7 @@ impl Error {
             Error::KernelStuck { .. } => "ERR_UBLK_KERNEL_STUCK",
             Error::InvalidState { .. } | Error::Refused { .. } => "ERR_UBLK_INVALID_STATE",
             Error::Unsupported { .. } => "ERR_UBLK_UNSUPPORTED",
+            Error::BadOption { .. } => "ERR_UBLK_INVALID_OPTION",
             Error::File { .. } => "ERR_UBLK_FILE",
             Error::Kernel { .. } => "ERR_UBLK_KERNEL",
         }
@@ -196,6 +203,7 @@ impl Error {
             Error::InvalidState { .. } => "Check `state` before the call.".into(),
             Error::Refused { hint, .. } => (*hint).into(),
             Error::Unsupported { since, .. } => format!("It needs Linux {since} or later."),
+            Error::BadOption { .. } => "Change the options so that they fit each other.".into(),
             Error::File { errno: Some(libc::ENOENT), .. } => "Check the path, or ask for the file to be created with a size.".into(),
             Error::File { errno: Some(libc::EACCES | libc::EPERM | libc::EROFS), .. } => {
                 "Check the file's rights, or ask for a read-only device.".into()
@@ -216,7 +224,7 @@ impl Error {
             Error::NoDevice { .. } => Some(libc::ENODEV),
             Error::Busy { .. } => Some(libc::EBUSY),
             Error::Timeout { .. } | Error::KernelStuck { .. } | Error::ServerSilent { .. } => Some(libc::ETIMEDOUT),
-            Error::InvalidState { .. } | Error::Refused { .. } => None,
+            Error::InvalidState { .. } | Error::Refused { .. } | Error::BadOption { .. } => None,
             Error::Unsupported { .. } => Some(libc::EOPNOTSUPP),
             Error::File { errno, .. } => *errno,
             Error::Kernel { source, .. } => source.raw_os_error(),

@@ -59,7 +59,10 @@ impl Descriptors {
         if op == Op::Flush {
             return Request { op, flags, ..Request::default() }; // the driver leaves -1 for the sector
         }
-        let len_bytes = descriptor.nr_sectors << ublk_uapi::SECTOR_SHIFT;
+        let len_bytes = match op {
+            Op::ReportZones => descriptor.nr_zones() * size_of::<ublk_uapi::Zone>() as u32,
+            _ => descriptor.nr_sectors << ublk_uapi::SECTOR_SHIFT,
+        };
         Request { op, flags, start_sector: descriptor.start_sector.0, len_bytes, shared_at: descriptor.addr }
     }
 }

@@ -294,6 +294,15 @@ impl Queue {
         Ok(())
     }
 
+    /// Answers a zone append: with the sector that its data went to, in place of an address.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the ring is broken.
+    #[inline]
+    pub(crate) fn commit_append(&mut self, tag: u16, result: i32, sector: u64) -> Result<(), Error> {
+        self.commit(tag, result, BufferAddress::sector(sector))
+    }
+
     /// Makes the pages of the tag's request a fixed buffer of the tag's number, if the driver has not done so. A failure shows in the
     /// operations that use it.
     ///

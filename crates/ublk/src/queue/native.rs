@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use ublk_executor::{Mapping, Wait};
 
-use super::{BackingIo, BufferAddress, Event, Op, Queue, Slot};
+use super::{BackingIo, BufferAddress, Event, Queue, Slot};
 use crate::device::CharDevice;
-use crate::target::{Progress, QueueTarget, Target};
+use crate::target::{Progress, QueueTarget, Target, WOKEN};
 use crate::{BufferMode, Error, SharedMemory};
 
 /// What a target may do for the request at hand.
@@ -27,6 +27,7 @@ pub struct Io<'a> {
     tag: u16,
     /// The same as an address.
     buffer: BufferAddress,
+    woken: &'a mut Vec<u16>,
     broken: &'a mut Option<Error>,
 }
 
@@ -46,6 +47,19 @@ impl Io<'_> {
         match self.queue.push_delay(self.tag, part, duration) {
             Ok(()) => *self.open += 1,
             Err(error) => *self.broken = Some(error),
+        }
+    }
+
+    /// Wakes a request that said [`Progress::Waiting`]: `resume` is called for it after this one, with `part` [`WOKEN`].
+    #[inline]
+    pub fn wake(&mut self, tag: u16) {
+        self.woken.push(tag);
+    }
+
+    /// Puts bytes into the request's data.
+    pub fn fill(&mut self, offset: usize, bytes: &[u8]) {
+        if let Some((data, start)) = self.data {
+            data.copy_in(start + offset, bytes);
         }
     }
 
@@ -86,6 +100,8 @@ pub(crate) struct NativeQueue {
     buffers: Option<Mapping>,
     shared_memory: Option<Arc<SharedMemory>>,
     tags: Vec<TagState>,
+    /// Requests to resume, each once: with room for all.
+    woken: Vec<u16>,
     broken: Option<Error>,
     is_failing: bool,
 }
@@ -105,6 +121,7 @@ impl NativeQueue {
             queue,
             buffers,
             shared_memory: device.shared_memory().cloned(),
+            woken: Vec::with_capacity(slots.len()),
             broken: None,
             is_failing: false,
         })
@@ -163,7 +180,10 @@ impl NativeQueue {
                     let asked = self.queue.need_data(tag, place);
                     self.note(asked);
                 }
-                Event::Backing { tag, part, result } => self.resume(tag, part, result),
+                Event::Backing { tag, part, result } => {
+                    self.resume(tag, part, result);
+                    self.resume_woken();
+                }
                 Event::Aborted(_) => {}
                 Event::Refused(_, errno) => self.refused(errno),
             }
@@ -204,6 +224,18 @@ impl NativeQueue {
         self.settle(tag, progress);
     }
 
+    /// Only the end of an operation wakes: a request that is answered at once leaves nothing to wait for.
+    #[inline]
+    fn resume_woken(&mut self) {
+        while let Some(tag) = self.woken.pop() {
+            if !self.is_failing {
+                let (target, request, mut io) = self.parts(tag);
+                let progress = target.resume(tag, &request, WOKEN, 0, &mut io);
+                self.settle(tag, progress);
+            }
+        }
+    }
+
     #[inline]
     fn parts(&mut self, tag: u16) -> (&mut dyn QueueTarget, super::Request, Io<'_>) {
         let state = &mut self.tags[usize::from(tag)];
@@ -217,7 +249,15 @@ impl NativeQueue {
                 (self.buffers.as_ref().map(|buffers| (buffers, offset)), state.buffer)
             }
         };
-        let io = Io { queue: &mut self.queue, data, open: &mut state.backing, tag, buffer, broken: &mut self.broken };
+        let io = Io {
+            queue: &mut self.queue,
+            data,
+            open: &mut state.backing,
+            tag,
+            buffer,
+            woken: &mut self.woken,
+            broken: &mut self.broken,
+        };
         (self.target.as_mut(), request, io)
     }
 
@@ -229,8 +269,13 @@ impl NativeQueue {
                 state.backing > 0 || self.broken.is_some(),
                 "tag {tag} waits for an operation that was never started"
             ),
+            Progress::Waiting => {}
             Progress::Done(result) => self.commit(tag, result, state.buffer),
             Progress::DoneAt(result, address) => self.commit(tag, result, address),
+            Progress::Appended(result, sector) => {
+                let committed = self.queue.commit_append(tag, result, sector);
+                self.note(committed);
+            }
         }
     }
 
@@ -255,7 +300,7 @@ impl NativeQueue {
     #[inline]
     fn copy_in(&mut self, tag: u16) -> Result<(), i32> {
         let request = *self.queue.request(tag);
-        if request.op != Op::Write {
+        if !request.brings_data() {
             return Ok(());
         }
         let place = self.place(tag);
@@ -265,7 +310,7 @@ impl NativeQueue {
     /// User-copy mode: gives a read its data. The result to commit.
     #[inline]
     fn copy_out(&self, tag: u16, result: i32, place: BufferAddress) -> i32 {
-        if self.queue.request(tag).op != Op::Read || result <= 0 {
+        if !self.queue.request(tag).takes_data() || result <= 0 {
             return result;
         }
         match self.queue.copy_data(tag, place, result as usize, true) {

@@ -15,7 +15,21 @@ pub enum Op {
     Discard,
     /// The range shall read as zeroes.
     WriteZeroes,
-    /// Anything else (zone operations); answer EOPNOTSUPP.
+    /// Open the zone that begins at the first sector.
+    ZoneOpen,
+    /// Close it.
+    ZoneClose,
+    /// Make it full.
+    ZoneFinish,
+    /// Store the buffer at its write pointer.
+    ZoneAppend,
+    /// Make it empty.
+    ZoneReset,
+    /// Make every zone empty.
+    ZoneResetAll,
+    /// Fill the buffer with [`ublk_uapi::Zone`] records, from the zone at the first sector on.
+    ReportZones,
+    /// Anything else; answer EOPNOTSUPP.
     Other(u8),
 }
 
@@ -31,6 +45,13 @@ impl Op {
             Op::Flush => "flush",
             Op::Discard => "discard",
             Op::WriteZeroes => "write_zeroes",
+            Op::ZoneOpen => "zone_open",
+            Op::ZoneClose => "zone_close",
+            Op::ZoneFinish => "zone_finish",
+            Op::ZoneAppend => "zone_append",
+            Op::ZoneReset => "zone_reset",
+            Op::ZoneResetAll => "zone_reset_all",
+            Op::ReportZones => "report_zones",
             Op::Other(_) => "other",
         }
     }
@@ -43,6 +64,13 @@ impl Op {
             Op::Flush => IoOp::Flush.code(),
             Op::Discard => IoOp::Discard.code(),
             Op::WriteZeroes => IoOp::WriteZeroes.code(),
+            Op::ZoneOpen => IoOp::ZoneOpen.code(),
+            Op::ZoneClose => IoOp::ZoneClose.code(),
+            Op::ZoneFinish => IoOp::ZoneFinish.code(),
+            Op::ZoneAppend => IoOp::ZoneAppend.code(),
+            Op::ZoneReset => IoOp::ZoneReset.code(),
+            Op::ZoneResetAll => IoOp::ZoneResetAll.code(),
+            Op::ReportZones => IoOp::ReportZones.code(),
             Op::Other(code) => code,
         }
     }
@@ -54,7 +82,14 @@ impl Op {
             Ok(IoOp::Flush) => Op::Flush,
             Ok(IoOp::Discard) => Op::Discard,
             Ok(IoOp::WriteZeroes) => Op::WriteZeroes,
-            _ => Op::Other(code),
+            Ok(IoOp::ZoneOpen) => Op::ZoneOpen,
+            Ok(IoOp::ZoneClose) => Op::ZoneClose,
+            Ok(IoOp::ZoneFinish) => Op::ZoneFinish,
+            Ok(IoOp::ZoneAppend) => Op::ZoneAppend,
+            Ok(IoOp::ZoneReset) => Op::ZoneReset,
+            Ok(IoOp::ZoneResetAll) => Op::ZoneResetAll,
+            Ok(IoOp::ReportZones) => Op::ReportZones,
+            Ok(IoOp::WriteSame) | Err(_) => Op::Other(code),
         }
     }
 }
@@ -68,7 +103,7 @@ pub struct Request {
     pub flags: IoFlags,
     /// First sector.
     pub start_sector: u64,
-    /// Length in bytes; 0 for FLUSH.
+    /// Length in bytes; 0 for FLUSH. Of REPORT_ZONES, the room for the report.
     pub len_bytes: u32,
     /// Where its data lies in shared memory.
     pub(crate) shared_at: u64,
@@ -87,10 +122,28 @@ impl Request {
         self.start_sector * SECTOR_BYTES
     }
 
+    /// Length in sectors.
+    #[inline]
+    pub fn sectors(&self) -> u64 {
+        u64::from(self.len_bytes) / SECTOR_BYTES
+    }
+
     /// Bytes move between its pages and the server.
     #[inline]
     pub fn has_data(&self) -> bool {
-        matches!(self.op, Op::Read | Op::Write)
+        self.brings_data() || self.takes_data()
+    }
+
+    /// Its pages hold what is to be stored.
+    #[inline]
+    pub fn brings_data(&self) -> bool {
+        matches!(self.op, Op::Write | Op::ZoneAppend)
+    }
+
+    /// Its pages are to be filled.
+    #[inline]
+    pub fn takes_data(&self) -> bool {
+        matches!(self.op, Op::Read | Op::ReportZones)
     }
 
     /// Byte of its data in the memory that the device's users share, if it lies there.

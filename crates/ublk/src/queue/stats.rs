@@ -181,7 +181,7 @@ fn counted_index(op: Op) -> Option<usize> {
         Op::Flush => Some(2),
         Op::Discard => Some(3),
         Op::WriteZeroes => Some(4),
-        Op::Other(_) => None,
+        _ => None,
     }
 }
 

@@ -63,6 +63,11 @@ impl BufferAddress {
         BufferAddress(address)
     }
 
+    /// What the commit of a zone append has in place of an address (`IoCmd::zone_append_lba`).
+    pub(super) fn sector(sector: u64) -> BufferAddress {
+        BufferAddress(sector)
+    }
+
     /// The plain number.
     pub fn get(self) -> u64 {
         self.0
@@ -146,10 +151,10 @@ pub enum BackingIo {
         /// RWF_DSYNC: durable when it completes.
         is_durable: bool,
     },
-    /// Store `length` zero bytes, taken from `zeroes`.
-    WriteZeroes {
-        /// At least `length` zero bytes.
-        zeroes: BufferAddress,
+    /// Store `length` bytes of the target's own memory.
+    WriteFrom {
+        /// At least `length` bytes, that stay as they are meanwhile.
+        source: BufferAddress,
         /// Place in the file.
         offset: u64,
         /// Bytes.
@@ -312,8 +317,8 @@ impl Queue {
                     .rw_flags(durability(is_durable))
                     .build()
             }
-            BackingIo::WriteZeroes { zeroes, offset, length } => {
-                opcode::Write::new(file, zeroes.0 as *const u8, length).offset(offset).build()
+            BackingIo::WriteFrom { source, offset, length } => {
+                opcode::Write::new(file, source.0 as *const u8, length).offset(offset).build()
             }
             BackingIo::Sync => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
             BackingIo::Allocate { mode, offset, length } => {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::{Geometry, Io, LegStatus, Op, Progress, QueueTarget, Report, Request, Target};
+use super::{Geometry, Io, LegStatus, Op, Progress, QueueTarget, Report, Request, Target, ZonedGeometry};
 use crate::{BufferMode, CharDevice, Error};
 
 /// Where the process kills itself (SIGKILL).
@@ -88,6 +88,10 @@ impl Target for Fault {
 
     fn files(&self) -> Vec<BorrowedFd<'_>> {
         self.below.files()
+    }
+
+    fn zoned(&self) -> Option<ZonedGeometry> {
+        self.below.zoned()
     }
 
     fn legs(&self) -> Vec<LegStatus> {
@@ -245,7 +249,7 @@ impl FaultQueue {
     #[inline]
     fn settle(&mut self, tag: u16, progress: Progress) -> Progress {
         let slot = self.slots[usize::from(tag)];
-        if progress == Progress::Pending {
+        if matches!(progress, Progress::Pending | Progress::Waiting) {
             return progress;
         }
         if slot.dies {

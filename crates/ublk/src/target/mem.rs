@@ -101,7 +101,7 @@ impl QueueTarget for MemQueue {
                 Progress::Done(0)
             }
             Op::Flush => Progress::Done(0),
-            Op::Other(_) => Progress::Done(-libc::EOPNOTSUPP),
+            _ => Progress::Done(-libc::EOPNOTSUPP),
         }
     }
 

@@ -11,6 +11,7 @@ mod mirror;
 mod null;
 mod stripe;
 mod transfer;
+mod zoned;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use mem::{mem, mem_zero_copy};
 pub use mirror::open as mirror;
 pub use null::null;
 pub use stripe::{StripeOptions, open as stripe};
+pub use zoned::{ZonedOptions, zoned};
 
 /// What a target can do and how large it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,15 +84,35 @@ impl Geometry {
     }
 }
 
+/// The zones of a target that has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ZonedGeometry {
+    /// Bytes from one zone to the next, a power of two; the device has whole zones.
+    pub zone_bytes: u64,
+    /// Bytes that a zone takes.
+    pub zone_capacity_bytes: u64,
+    /// Most open zones; 0 is no limit.
+    pub max_open_zones: u32,
+    /// Most active zones; 0 is no limit.
+    pub max_active_zones: u32,
+}
+
+/// [`QueueTarget::resume`]'s `part` for a request that was woken: no operation has this number.
+pub const WOKEN: u16 = u16::MAX;
+
 /// How a request goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// Operations are under way; `resume` will be called for each.
     Pending,
+    /// None is, but one of another request of this queue: its end will wake this one ([`Io::wake`]).
+    Waiting,
     /// Answer: bytes done, or -errno. Data of a read is in the tag's buffer.
     Done(i32),
     /// Get-data and user-copy mode: answer, with the place where a read's data is.
     DoneAt(i32, BufferAddress),
+    /// Answer of a zone append: bytes, and the first sector that they went to.
+    Appended(i32, u64),
 }
 
 /// Hears of what happened to a target, as a sentence; called on a queue thread or one of the target's own: it must not block.
@@ -124,12 +146,16 @@ pub enum LegState {
 
 /// Answers a device's requests.
 pub trait Target: Send + Sync {
-    /// Word in `info`: null, mem, file, stripe, mirror, fault.
+    /// Word in `info`: null, mem, file, stripe, mirror, zoned, fault.
     fn kind(&self) -> &'static str;
     /// Size and abilities.
     fn geometry(&self) -> Geometry;
     /// Buffer modes by preference; copy need not be named.
     fn buffers(&self) -> Vec<BufferMode>;
+    /// Its zones, if it is a zoned disk: such a device moves its data by user copy.
+    fn zoned(&self) -> Option<ZonedGeometry> {
+        None
+    }
     /// Files for the ring's table, in the order of their numbers in [`Io::start`].
     fn files(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
@@ -166,7 +192,7 @@ pub trait QueueTarget {
     /// A new request. A write's data is at its place, or in the tag's buffer, already.
     fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress;
 
-    /// One operation of the request ended: bytes or -errno.
+    /// One operation of the request ended: bytes or -errno. With `part` [`WOKEN`]: another request woke it.
     fn resume(&mut self, tag: u16, request: &Request, part: u16, result: i32, io: &mut Io<'_>) -> Progress {
         let _ = (tag, request, part, io);
         Progress::Done(result)

@@ -61,7 +61,7 @@ impl QueueTarget for NullQueue {
                 Progress::Done(request.len_bytes as i32)
             }
             Op::Flush | Op::Discard | Op::WriteZeroes => Progress::Done(0),
-            Op::Other(_) => Progress::Done(-libc::EOPNOTSUPP),
+            _ => Progress::Done(-libc::EOPNOTSUPP),
         }
     }
 }

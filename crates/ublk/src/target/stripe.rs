@@ -178,7 +178,7 @@ impl QueueTarget for StripeQueue {
         let parts = match request.op {
             Op::Read | Op::Write => self.map.pieces(request.offset_bytes(), request.len_bytes),
             Op::Flush | Op::Discard | Op::WriteZeroes => self.map.legs,
-            Op::Other(_) => return Progress::Done(-libc::EOPNOTSUPP),
+            _ => return Progress::Done(-libc::EOPNOTSUPP),
         };
         let mut transfers = 0;
         for part in 0..parts {

@@ -11,7 +11,7 @@ use ublk_uapi::IoFlags;
 use super::{BackingIo, BufferAddress, Io, Op, Request};
 use crate::{CharDevice, Error};
 
-const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+pub(super) const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
 /// Zero bytes written at a time where the file system cannot zero a range by itself.
@@ -83,7 +83,7 @@ impl Transfer {
             Op::Discard => Step::Punch,
             Op::WriteZeroes if request.flags.contains(IoFlags::NOUNMAP) => Step::ZeroRange,
             Op::WriteZeroes => Step::Punch,
-            Op::Other(_) => return false,
+            _ => return false,
         };
         *self = Transfer { step, done: 0 };
         self.next(request, span, part, zeroes, io);
@@ -132,7 +132,7 @@ impl Transfer {
             Step::Punch => BackingIo::Allocate { mode: PUNCH_HOLE, offset, length: whole },
             Step::ZeroRange => BackingIo::Allocate { mode: ZERO_RANGE, offset, length: whole },
             Step::WriteZeroes => {
-                BackingIo::WriteZeroes { zeroes: zeroes.address(), offset, length: left.min(ZEROES_BYTES) }
+                BackingIo::WriteFrom { source: zeroes.address(), offset, length: left.min(ZEROES_BYTES) }
             }
         };
         io.start(span.file, part, operation);

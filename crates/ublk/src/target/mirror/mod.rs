@@ -119,7 +119,7 @@ impl QueueTarget for MirrorQueue {
         match request.op {
             Op::Read => self.read(tag, request, self.shared.legs().in_sync, io),
             Op::Write | Op::Discard | Op::WriteZeroes | Op::Flush => self.write(tag, request, io),
-            Op::Other(_) => Progress::Done(-libc::EOPNOTSUPP),
+            _ => Progress::Done(-libc::EOPNOTSUPP),
         }
     }
 
