@@ -21,6 +21,7 @@ export const ERROR_CODES = {
   ERR_UBLK_KERNEL_STUCK: 'a kernel command did not return in its time',
   ERR_UBLK_INVALID_STATE: 'the call does not fit the state of the device',
   ERR_UBLK_BACKEND: 'a backend module cannot be loaded, its worker died, or a handler failed',
+  ERR_UBLK_INVALID_OPTION: 'options of a device do not fit each other, or its target',
   ERR_UBLK_FILE: 'the file of a file target cannot be used',
   ERR_UBLK_NO_MEMORY: 'not enough memory for the buffers of the device',
   ERR_UBLK_KERNEL: 'any other refusal of the kernel',

@@ -19,4 +19,5 @@ export type { DeviceStats, LatencyStats, LegStats, OperationStats } from './stat
 export type { Support } from './support.ts'
 export { isSupported } from './support.ts'
 export type { FaultOptions, FileOptions, LegsOptions, MemoryOptions, StripeOptions } from './targets.ts'
-export { fault, file, memory, mirror, NativeTarget, nullTarget, stripe, WorkerBackend, worker } from './targets.ts'
+export { fault, file, memory, mirror, NativeTarget, nullTarget, stripe, WorkerBackend, worker, zoned } from './targets.ts'
+export type { ZonedOptions } from './zones.ts'

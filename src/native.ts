@@ -23,10 +23,10 @@ export interface NativeError {
 
 /** A native target. Mirror of `TargetSpec` in crates/ublk-node/src/target.rs. */
 export interface TargetSpec {
-  kind: 'null' | 'mem' | 'file' | 'stripe' | 'mirror' | 'fault'
+  kind: 'null' | 'mem' | 'file' | 'stripe' | 'mirror' | 'zoned' | 'fault'
   /** Bytes of the device; null for targets over files means what those have. */
   sizeBytes: number | null
-  /** Files or block devices: one for a file, the legs of a stripe or a mirror, none for the others. */
+  /** Files or block devices: one for a file, none or one for a zoned target, the legs of a stripe or a mirror. */
   paths: string[]
   /** O_DIRECT. */
   direct: boolean
@@ -39,6 +39,19 @@ export interface TargetSpec {
   over: TargetSpec[]
   /** Of a fault. */
   faults: FaultSpec | null
+  /** Of a zoned target. */
+  zoned: ZonedSpec | null
+}
+
+/** Zones of a zoned target. Mirror of `ZonedSpec` in crates/ublk-node/src/target.rs. */
+export interface ZonedSpec {
+  zoneBytes: number
+  /** Null: all of a zone. */
+  zoneCapacityBytes: number | null
+  conventionalZones: number
+  /** 0: no limit. */
+  maxOpenZones: number
+  maxActiveZones: number
 }
 
 /** What a fault does. Mirror of `FaultSpec` in crates/ublk-node/src/target.rs. */

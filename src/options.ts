@@ -20,6 +20,7 @@ import { checkId } from './list.ts'
 import type { DeviceSpec, TargetSpec } from './native.ts'
 import { checkDeviceSize, parseSize, type Size } from './size.ts'
 import { type NativeTarget, type WorkerBackend, worker } from './targets.ts'
+import { checkZonedDevice } from './zones.ts'
 
 /** What happens to a device whose server is gone. */
 export type Recovery = 'off' | 'requeue' | 'reissue' | 'fail-io'
@@ -199,13 +200,14 @@ export function checkPromises({ id, volatileCache, discard }: DeviceInfo, spec: 
 export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): DeviceSpec {
   const base = baseOf(target)
   const sizeBytes = options.sizeBytes ?? base.sizeBytes
-  const isOverFiles = base.paths.length > 0
+  const isOverFiles = base.paths.length > 0 && base.zoned === null
   if (sizeBytes === null && !isOverFiles) {
-    throw invalidType('size', 'given: a memory or null target has none of its own', undefined)
+    throw invalidType('size', 'given: a memory, null or zoned target has none of its own', undefined)
   }
   const blockSize = options.blockSize ?? (isOverFiles ? null : DEFAULT_BLOCK_SIZE)
   if (sizeBytes !== null) checkDeviceSize(sizeBytes, blockSize ?? DEFAULT_BLOCK_SIZE)
   checkPhysical(options.physicalBlockSize, blockSize)
+  if (base.zoned !== null && sizeBytes !== null) checkZonedDevice(base.zoned, sizeBytes, options)
   const readOnly = (options.readOnly ?? false) || base.readOnly
   return {
     ...commonSpec(options),

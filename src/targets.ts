@@ -9,10 +9,11 @@ import { invalidType, invalidValue, outOfRange } from './errors.ts'
 import type { FaultSpec, TargetSpec } from './native.ts'
 import type { OperationName } from './request.ts'
 import { parseSize, type Size } from './size.ts'
+import { checkZones, type ZonedOptions } from './zones.ts'
 
-/** A target that runs in native code, made by `memory`, `file`, `stripe`, `mirror`, `fault` or `nullTarget`. */
+/** A target that runs in native code, made by `memory`, `file`, `stripe`, `mirror`, `zoned`, `fault` or `nullTarget`. */
 export class NativeTarget {
-  /** 'null', 'mem', 'file', 'stripe', 'mirror' or 'fault'. */
+  /** 'null', 'mem', 'file', 'stripe', 'mirror', 'zoned' or 'fault'. */
   readonly kind: TargetSpec['kind']
   /** @internal */
   readonly spec: TargetSpec
@@ -136,6 +137,13 @@ export function mirror(options: LegsOptions): NativeTarget {
   })
 }
 
+/** A zoned disk: its sequential zones are written at their write pointers only. In memory, or in a file with `PATH.zones` beside it. */
+export function zoned(options: ZonedOptions = {}): NativeTarget {
+  const sizeBytes = optionalSize(options, 'zoned')
+  const paths = options.path === undefined ? [] : [checkPath('zoned.path', options.path)]
+  return new NativeTarget({ kind: 'zoned', sizeBytes, paths, zoned: checkZones(options) })
+}
+
 /** A layer over another native target that delays requests, fails them, tears writes, or kills this process: for tests of what is above it. */
 export function fault(over: NativeTarget, options: FaultOptions): NativeTarget {
   if (!(over instanceof NativeTarget)) throw invalidType('fault over', 'a native target such as file()', over)
@@ -190,6 +198,7 @@ const EMPTY: TargetSpec = {
   chunkBytes: null,
   over: [],
   faults: null,
+  zoned: null,
 }
 
 /** A page; and far more than a request, whose parts the legs share. */

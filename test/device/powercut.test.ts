@@ -9,7 +9,7 @@ import { randomBytes } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import test from 'ava'
-import { type Backend, file } from '../../src/index.ts'
+import { type Backend, file, zoned } from '../../src/index.ts'
 import { run, withDevice, withDirectory, withMount } from './support.ts'
 
 const MIB = 1 << 20
@@ -102,6 +102,48 @@ async function saved(directory: string, block: Buffer): Promise<string> {
   const expected = path.join(directory, 'expected')
   await writeFile(expected, block)
   return expected
+}
+
+for (const how of ['fsync', 'dsync'] as const) {
+  test.serial(`zoned file, ${how}: acknowledged blocks survive a power cut, and the write pointers cover them`, async (t) => {
+    t.timeout(180_000)
+    const disk = new CachedDisk()
+    const zones = { size: IMAGE_BYTES, zoneSize: MIB }
+    const durable = how === 'fsync' ? 'conv=notrunc,fsync' : 'conv=notrunc'
+    const flags = how === 'fsync' ? 'oflag=direct' : 'oflag=direct,dsync'
+    let cut: Backend | undefined
+    await withDirectory(async (directory) => {
+      const source = path.join(directory, 'block')
+      await writeFile(source, randomBytes(8192))
+      await withDevice({ backend: disk.backend }, async (lower) => {
+        await run('mkfs.ext4', '-q', '-F', lower.path)
+        await withMount(lower.path, async (mount) => {
+          await withDevice({ backend: zoned({ path: path.join(mount, 'image'), ...zones }) }, async (upper) => {
+            for (const zone of [3, 4, 5, 6]) {
+              await run('dd', `if=${source}`, `of=${upper.path}`, 'bs=8192', `seek=${zone * 128}`, 'status=none', durable, flags)
+            }
+            await run('blkzone', 'reset', '-o', '8192', '-c', '1', upper.path)
+            await run('blkzone', 'finish', '-o', '12288', '-c', '1', upper.path)
+            cut = disk.afterPowerCut()
+          })
+        })
+      })
+      await withDevice({ backend: cut as Backend }, async (lower) => {
+        await withMount(lower.path, async (mount) => {
+          await withDevice({ backend: zoned({ path: path.join(mount, 'image'), ...zones }) }, async (upper) => {
+            const report = (await run('blkzone', 'report', '-o', '6144', '-c', '4', upper.path)).trim().split('\n')
+            const states = report.map((line) => line.replace(/^.*wptr (0x\w+) .*zcond: *\d+\((\w+)\).*$/, '$2 $1'))
+            t.deepEqual(states, ['cl 0x000010', 'em 0x000000', 'cl 0x000010', 'fu 0x000800'])
+            for (const zone of [3, 5, 6]) {
+              const out = path.join(directory, 'read')
+              await run('dd', `if=${upper.path}`, `of=${out}`, 'bs=8192', `skip=${zone * 128}`, 'count=1', 'iflag=direct', 'status=none')
+              await run('cmp', out, source)
+            }
+          })
+        })
+      })
+    })
+  })
 }
 
 test.serial('the method sees a lost flush: without one the block is gone', async (t) => {

@@ -11,6 +11,7 @@ import { DeviceServer } from '../lib/serve.ts'
 import { boundStop, STOP_GRACE_MS, stopSignals } from '../lib/signals.ts'
 import { baseOf, type DeviceSpec, NULL_SIZE, parseTarget, type ServeSpec } from '../lib/target.ts'
 import { parseDurationMs } from '../lib/units.ts'
+import { zoneFlags } from '../lib/zones.ts'
 
 /** What `add --json` gives; `exitCode` is that of the command of `--run`. */
 type AddResult = DescribedDevice | { device: DescribedDevice; exitCode: number }
@@ -24,6 +25,7 @@ export default class Add extends BaseCommand {
   file PATH               an image file or a block device
   stripe PATH PATH...     2 to 255 of them, chunk by chunk in turn (RAID 0)
   mirror PATH PATH...     2 to 8 of them with the same data (RAID 1)
+  zoned [PATH]            a zoned disk in memory, or in a file and PATH.zones beside it; needs --size
   fault --over TARGET...  another target of these, with delays, errors, torn writes or the death of its server
   ./x.ts                  a JavaScript or TypeScript module whose default export is a backend, or a function (options) => backend
 
@@ -45,6 +47,10 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       command: '<%= config.bin %> add file ./disk.img --create -s 10G -n 3',
     },
     {
+      description: 'A zoned disk with four conventional zones',
+      command: '<%= config.bin %> add zoned ./zones.img -s 4G --zone-size 64M --conventional 4 --max-open 8',
+    },
+    {
       description: 'A backend of your own, with an option for its factory',
       command: '<%= config.bin %> add ./backend.ts --set url=http://127.0.0.1/disk.img',
     },
@@ -64,8 +70,8 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
   ]
 
   static override args = {
-    target: Args.string({ description: 'null, mem, file, stripe, mirror, fault, or the path of a module' }),
-    path: Args.string({ description: 'for file, stripe and mirror: the image files or block devices' }),
+    target: Args.string({ description: 'null, mem, file, stripe, mirror, zoned, fault, or the path of a module' }),
+    path: Args.string({ description: 'for file, stripe and mirror: the image files or block devices; for zoned: a file' }),
   }
 
   static override flags = {
@@ -82,6 +88,7 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       helpValue: 'SIZE',
       summary: 'for stripe: what goes to one before the next, a power of two from 4K; default 64K',
     }),
+    ...zoneFlags,
     ...faultFlags,
     set: Flags.string({
       helpValue: 'KEY=VALUE',
@@ -139,6 +146,8 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
     }
     if (baseOf(target).type === 'mem' && device.size === undefined)
       throw usage('a memory device needs --size', 'Example: `ublk add mem --size 1G`.')
+    if (baseOf(target).type === 'zoned' && device.size === undefined)
+      throw usage('a zoned device needs --size', 'Example: `ublk add zoned --size 1G --zone-size 64M`.')
     const spec = { target, device }
     if (flags.foreground) return this.#serve(spec)
     if (flags.run !== undefined) return this.#serveWhile(spec, flags.run)

@@ -5,7 +5,8 @@ import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { DeviceOptions, FaultOptions, NativeTarget, QueueOptions, RecoverOptions, Recovery } from 'ublk'
 import { EXIT, Failure, usage } from './failure.ts'
-import { type FaultFlags, firstFaultFlag, parseFaults } from './faults.ts'
+import { type FaultFlags, faultFlags, firstFaultFlag, parseFaults } from './faults.ts'
+import { firstZoneFlag, parseZones, type ZoneFlags, type Zones } from './zones.ts'
 
 export type TargetSpec =
   | { type: 'null' }
@@ -13,6 +14,7 @@ export type TargetSpec =
   | { type: 'file'; path: string; direct: boolean; create: boolean }
   | { type: 'stripe'; paths: string[]; chunk?: string; direct: boolean; create: boolean }
   | { type: 'mirror'; paths: string[]; direct: boolean; create: boolean }
+  | { type: 'zoned'; path?: string; zones: Zones }
   | { type: 'fault'; over: TargetSpec; faults: FaultOptions }
   | { type: 'module'; path: string; options: Record<string, string> }
 
@@ -36,7 +38,7 @@ export interface ServeSpec {
 }
 
 /** Flags of `add` that belong to some targets only. */
-export interface TargetFlags extends FaultFlags {
+export interface TargetFlags extends FaultFlags, ZoneFlags {
   direct: boolean
   create: boolean
   chunk?: string | undefined
@@ -47,10 +49,15 @@ export interface TargetFlags extends FaultFlags {
 export const NULL_SIZE = '250GiB'
 
 const FORMS =
-  'TARGET is `null`, `mem`, `file PATH`, `stripe PATH PATH…`, `mirror PATH PATH…`, `fault --over TARGET`, or the path of a module such as `./backend.ts`.'
+  'TARGET is `null`, `mem`, `file PATH`, `stripe PATH PATH…`, `mirror PATH PATH…`, `zoned [PATH]`, `fault --over TARGET`, or the path of a module such as `./backend.ts`.'
 
 /** Targets over files: how many paths they take. */
-const PATHS = { file: { least: 1, most: 1 }, stripe: { least: 2, most: 255 }, mirror: { least: 2, most: 8 } } as const
+const PATHS = {
+  file: { least: 1, most: 1 },
+  stripe: { least: 2, most: 255 },
+  mirror: { least: 2, most: 8 },
+  zoned: { least: 0, most: 1 },
+} as const
 
 /** Reads TARGET and its own flags; paths become absolute, for the server runs in `/`. */
 export function parseTarget(words: string[], flags: TargetFlags): TargetSpec {
@@ -64,9 +71,11 @@ export function parseTarget(words: string[], flags: TargetFlags): TargetSpec {
   const isOverFiles = type in PATHS
   const [stranger] = isOverFiles ? [] : rest
   if (stranger !== undefined) throw usage(`unexpected argument ${stranger}`, FORMS)
-  if (!isOverFiles && (flags.direct || flags.create)) {
+  if ((!isOverFiles || type === 'zoned') && (flags.direct || flags.create)) {
     throw usage(`${flags.direct ? '--direct' : '--create'} is for file, stripe and mirror targets only, not for ${type}`)
   }
+  const zoneFlag = firstZoneFlag(flags)
+  if (target.type !== 'zoned' && zoneFlag !== undefined) throw usage(`--${zoneFlag} is for zoned targets only, not for ${type}`)
   if (target.type !== 'stripe' && flags.chunk !== undefined) throw usage(`--chunk is for stripe targets only, not for ${type}`)
   if (target.type !== 'module' && flags.set.length > 0) throw usage(`--set is for module targets only, not for ${type}`)
   return target
@@ -84,6 +93,10 @@ function targetOf(type: string, rest: string[], flags: TargetFlags): TargetSpec 
       return { type, paths: parsePaths(type, rest), ...(chunk !== undefined && { chunk }), direct, create }
     case 'mirror':
       return { type, paths: parsePaths(type, rest), direct, create }
+    case 'zoned': {
+      const [path] = parsePaths(type, rest)
+      return { type, ...(path !== undefined && { path }), zones: parseZones(flags) }
+    }
   }
   if (/[/.]/.test(type)) return { type: 'module', path: modulePath(type), options: parseSettings(flags.set) }
   throw usage(`there is no target ${JSON.stringify(type)}`, FORMS)
@@ -91,7 +104,7 @@ function targetOf(type: string, rest: string[], flags: TargetFlags): TargetSpec 
 
 function parsePaths(type: keyof typeof PATHS, words: string[]): string[] {
   const { least, most } = PATHS[type]
-  if (words.length === 0 && most === 1) {
+  if (words.length === 0 && type === 'file') {
     throw usage('file needs the path of an image or a block device', 'Example: `ublk add file ./disk.img`.')
   }
   if (words.length < least) throw usage(`${type} needs the paths of ${least} or more images or block devices`, FORMS)
@@ -104,8 +117,8 @@ function parseFault([stranger]: string[], flags: TargetFlags): TargetSpec {
   const example = 'Example: `ublk add fault --over file ./disk.img --delay 10ms`.'
   if (stranger !== undefined) throw usage(`unexpected argument ${stranger}`, example)
   if (flags.over === undefined) throw usage('fault needs the target below it: --over TARGET', example)
-  const { direct, create, chunk, set } = flags
-  const over = parseTarget(flags.over, { direct, create, chunk, set })
+  const below = { ...flags, ...Object.fromEntries(Object.keys(faultFlags).map((name) => [name, undefined])) }
+  const over = parseTarget(flags.over, below)
   if (over.type === 'module') throw usage('fault is for native targets only, not for modules', example)
   return { type: 'fault', over, faults: parseFaults(flags) }
 }
@@ -146,7 +159,7 @@ export async function deviceOptions({ target, device }: ServeSpec): Promise<Devi
   return { backend, ...size, ...device }
 }
 
-type Library = Pick<typeof import('ublk'), 'fault' | 'file' | 'memory' | 'mirror' | 'nullTarget' | 'stripe'>
+type Library = Pick<typeof import('ublk'), 'fault' | 'file' | 'memory' | 'mirror' | 'nullTarget' | 'stripe' | 'zoned'>
 
 function nativeTarget(ublk: Library, target: Exclude<TargetSpec, { type: 'module' }>): NativeTarget {
   switch (target.type) {
@@ -162,6 +175,8 @@ function nativeTarget(ublk: Library, target: Exclude<TargetSpec, { type: 'module
     }
     case 'mirror':
       return ublk.mirror({ paths: target.paths, direct: target.direct, create: target.create })
+    case 'zoned':
+      return ublk.zoned({ ...target.zones, ...(target.path !== undefined && { path: target.path }) })
     case 'fault':
       return ublk.fault(nativeTarget(ublk, target.over as typeof target), target.faults)
   }
@@ -196,6 +211,11 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^perIo (?=must)/, '--per-io '],
   [/^batch (?=must)/, '--batch '],
   [/^fixedFiles (?=must)/, '--no-fixed-files '],
+  [/^zoneSize (?=must)/, '--zone-size '],
+  [/^zoneCapacity (?=must)/, '--zone-capacity '],
+  [/^conventionalZones (?=must)/, '--conventional '],
+  [/^maxOpen (?=must)/, '--max-open '],
+  [/^maxActive (?=must)/, '--max-active '],
   [/^requestTimeoutMs (?=must)/, '--timeout in milliseconds '],
   [/^stripe\.chunk (?=must)/, '--chunk '],
   [/^fault\.delayMs (?=must)/, '--delay in milliseconds '],
@@ -217,6 +237,8 @@ export function formatTarget(target: TargetSpec): string {
     case 'stripe':
     case 'mirror':
       return [target.type, ...target.paths].join(' ')
+    case 'zoned':
+      return target.path === undefined ? 'zoned' : `zoned ${target.path}`
     case 'fault':
       return `fault over ${formatTarget(target.over)}`
     case 'module':

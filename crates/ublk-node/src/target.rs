@@ -1,4 +1,4 @@
-//! Opens a native target: the mirrors of `TargetSpec` and `FaultSpec` in src/native.ts.
+//! Opens a native target: the mirrors of `TargetSpec`, `ZonedSpec` and `FaultSpec` in src/native.ts.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,18 +7,19 @@ use std::time::Duration;
 use napi_derive::napi;
 use ublk::Target;
 use ublk::target::{
-    DieAt, Faults, FileOptions, Op, StripeOptions, fault, file, mem, mem_zero_copy, mirror, null, stripe,
+    DieAt, Faults, FileOptions, Op, StripeOptions, ZonedOptions, fault, file, mem, mem_zero_copy, mirror, null, stripe,
+    zoned,
 };
 
 /// A native target.
 #[napi(object, use_nullable = true, object_to_js = false)]
 #[derive(Debug)]
 pub struct TargetSpec {
-    /// null, mem, file, stripe, mirror or fault.
+    /// null, mem, file, stripe, mirror, zoned or fault.
     pub kind: String,
     /// Bytes of the device.
     pub size_bytes: Option<i64>,
-    /// Files or block devices: one for a file, the legs of a stripe or a mirror, none for the others.
+    /// Files or block devices: one for a file, none or one for a zoned target, the legs of a stripe or a mirror.
     pub paths: Vec<String>,
     /// O_DIRECT.
     pub direct: bool,
@@ -32,6 +33,8 @@ pub struct TargetSpec {
     pub over: Vec<TargetSpec>,
     /// Of a fault.
     pub faults: Option<FaultSpec>,
+    /// Of a zoned target.
+    pub zoned: Option<ZonedSpec>,
 }
 
 /// What a fault does.
@@ -58,6 +61,42 @@ pub struct FaultSpec {
     pub die_after: i64,
 }
 
+/// Zones of a zoned target.
+#[napi(object, use_nullable = true, object_to_js = false)]
+#[derive(Debug)]
+pub struct ZonedSpec {
+    /// Bytes from one zone to the next.
+    pub zone_bytes: i64,
+    /// Bytes that a zone takes; null is all.
+    pub zone_capacity_bytes: Option<i64>,
+    /// The first so many zones are conventional.
+    pub conventional_zones: u32,
+    /// 0 is no limit.
+    pub max_open_zones: u32,
+    /// 0 is no limit.
+    pub max_active_zones: u32,
+}
+
+impl ZonedSpec {
+    fn open(
+        &self,
+        path: Option<&PathBuf>,
+        size_bytes: u64,
+        block_bytes: Option<u32>,
+    ) -> Result<Arc<dyn Target>, ublk::Error> {
+        zoned(&ZonedOptions {
+            size_bytes,
+            path: path.cloned(),
+            zone_bytes: self.zone_bytes as u64,
+            zone_capacity_bytes: self.zone_capacity_bytes.map(|bytes| bytes as u64),
+            conventional_zones: self.conventional_zones,
+            max_open_zones: self.max_open_zones,
+            max_active_zones: self.max_active_zones,
+            block_bytes,
+        })
+    }
+}
+
 impl TargetSpec {
     /// Opens it; `zero_copy` asks for the form that works with AUTO_BUF_REG, `block_bytes` is the block size wanted.
     pub(crate) fn open(&self, zero_copy: bool, block_bytes: Option<u32>) -> Result<Arc<dyn Target>, ublk::Error> {
@@ -65,6 +104,9 @@ impl TargetSpec {
         let &TargetSpec { direct, create, read_only, .. } = self;
         let files = FileOptions { size_bytes, direct, create, read_only, block_bytes };
         let paths: Vec<PathBuf> = self.paths.iter().map(PathBuf::from).collect();
+        if let Some(zoned) = &self.zoned {
+            return zoned.open(paths.first(), size_bytes.unwrap_or_default(), block_bytes);
+        }
         match (self.kind.as_str(), &*paths, &*self.over) {
             ("file", [path], _) => file(path, &files),
             ("stripe", paths, _) => {
