@@ -130,6 +130,18 @@ impl Mapping {
         unsafe { std::ptr::copy(from, to, length) };
     }
 
+    /// Inverts every bit of a range.
+    ///
+    /// # Panics
+    /// When the range is outside.
+    pub fn invert(&self, offset: usize, length: usize) {
+        let start = self.address(offset, length) as *mut u8;
+        for index in 0..length {
+            // SAFETY: `address` checked the range; raw reads and writes, so no reference to the bytes exists.
+            unsafe { *start.add(index) = !*start.add(index) };
+        }
+    }
+
     /// Copies bytes in.
     ///
     /// # Panics

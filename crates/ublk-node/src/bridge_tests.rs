@@ -129,6 +129,7 @@ impl Live {
             discard: false,
             write_zeroes: false,
             zoned: None,
+            integrity: None,
             recovery: Recovery::Off,
             data_path: DataPath::Only(BufferMode::Copy),
             shared_memory: None,

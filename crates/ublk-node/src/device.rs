@@ -21,7 +21,7 @@ use crate::hot_function::hot_function;
 use crate::info::NativeDeviceInfo;
 use crate::lifecycle::{DeviceState, Mode};
 use crate::stats::NativeStats;
-use crate::target::TargetSpec;
+use crate::target::{IntegritySpec, TargetSpec};
 use crate::{memory, ops, owner, registry};
 
 /// What a new device shall be.
@@ -74,6 +74,8 @@ pub struct DeviceSpec {
     pub zero_copy_fallback: String,
     /// Look for partitions.
     pub partition_scan: bool,
+    /// Of a device with integrity data.
+    pub integrity: Option<IntegritySpec>,
     /// CPUs for queue threads.
     pub cpus: Option<Vec<u32>>,
     /// Time of a JavaScript handler.
@@ -85,7 +87,12 @@ pub struct DeviceSpec {
 impl DeviceSpec {
     fn open_target(&self) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
         let zero_copy = matches!(self.data_path.as_str(), "zero-copy" | "auto-zero-copy");
-        self.target.as_ref().map(|target| target.open(zero_copy, self.logical_block_bytes)).transpose()
+        let Some(spec) = &self.target else { return Ok(None) };
+        let target = spec.open(zero_copy, self.logical_block_bytes)?;
+        Ok(Some(match &self.integrity {
+            Some(integrity) => integrity.over(target, spec, self.logical_block_bytes)?,
+            None => target,
+        }))
     }
 
     /// What a target can do goes before what the caller says, except for refusing writes.
@@ -116,6 +123,7 @@ impl DeviceSpec {
                 _ => Recovery::Off,
             },
             zoned: target.and_then(Target::zoned),
+            integrity: target.and_then(Target::integrity),
             data_path: self.data_path(target),
             shared_memory: None,
             threads: Threads { count: self.threads.map(|count| count as u16), per_io: self.per_io },

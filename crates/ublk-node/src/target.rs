@@ -1,15 +1,16 @@
 //! Opens a native target: the mirrors of `TargetSpec`, `ZonedSpec` and `FaultSpec` in src/native.ts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use napi_derive::napi;
 use ublk::Target;
 use ublk::target::{
-    DieAt, Faults, FileOptions, Op, StripeOptions, ZonedOptions, fault, file, mem, mem_zero_copy, mirror, null, stripe,
-    zoned,
+    DieAt, Faults, FileOptions, Integrity, Op, StripeOptions, ZonedOptions, fault, file, mem, mem_zero_copy, mirror,
+    null, stripe, with_integrity, zoned,
 };
+use ublk::uapi::IntegrityChecksum;
 
 /// A native target.
 #[napi(object, use_nullable = true, object_to_js = false)]
@@ -94,6 +95,50 @@ impl ZonedSpec {
             max_active_zones: self.max_active_zones,
             block_bytes,
         })
+    }
+}
+
+/// Integrity data of a device.
+#[napi(object, use_nullable = true, object_to_js = false)]
+#[derive(Debug)]
+pub struct IntegritySpec {
+    /// Bytes to a logical block.
+    pub metadata_bytes: u32,
+    /// none, t10dif, ip or nvme.
+    pub checksum: String,
+    /// Place of the protection information.
+    pub pi_offset_bytes: u32,
+    /// Bytes of the application's tag.
+    pub tag_bytes: u32,
+    /// The reference tag is checked.
+    pub ref_tag: bool,
+    /// The device checks by itself.
+    pub capable: bool,
+}
+
+impl IntegritySpec {
+    /// A layer over `target`, which is that of `spec`.
+    pub(crate) fn over(
+        &self,
+        target: Arc<dyn Target>,
+        spec: &TargetSpec,
+        block_bytes: Option<u32>,
+    ) -> Result<Arc<dyn Target>, ublk::Error> {
+        let integrity = Integrity {
+            interval_bytes: block_bytes.unwrap_or(target.geometry().logical_block_bytes),
+            metadata_bytes: self.metadata_bytes as u8,
+            checksum: match self.checksum.as_str() {
+                "t10dif" => IntegrityChecksum::Crc16T10Dif,
+                "ip" => IntegrityChecksum::Ip,
+                "nvme" => IntegrityChecksum::Crc64Nvme,
+                _ => IntegrityChecksum::None,
+            },
+            pi_offset_bytes: self.pi_offset_bytes as u8,
+            tag_bytes: self.tag_bytes as u8,
+            ref_tag: self.ref_tag,
+            capable: self.capable,
+        };
+        with_integrity(target, integrity, spec.paths.first().map(Path::new))
     }
 }
 

@@ -16,7 +16,7 @@ use ublk_uapi::{
 };
 
 use crate::control::{Control, Deletion, block_path, char_path};
-use crate::target::ZonedGeometry;
+use crate::target::{Integrity, ZonedGeometry};
 use crate::{DeviceId, DeviceInfo, Error, SharedMemory, Target};
 
 /// How long another opener of the char device (udev) may take to let go, and devtmpfs to make the node.
@@ -219,6 +219,8 @@ pub struct DeviceSpec {
     pub write_zeroes: bool,
     /// Its zones, if it is a zoned disk (ZONED): one queue, and user copy.
     pub zoned: Option<ZonedGeometry>,
+    /// Its integrity data, if it keeps any (INTEGRITY): user copy.
+    pub integrity: Option<Integrity>,
     /// What a dead server leaves.
     pub recovery: Recovery,
     /// How data shall move.
@@ -256,6 +258,7 @@ impl DeviceSpec {
             discard: geometry.discard,
             write_zeroes: geometry.write_zeroes,
             zoned: target.zoned(),
+            integrity: target.integrity(),
             recovery: Recovery::Off,
             data_path: DataPath::Auto(target.buffers()),
             shared_memory: None,
@@ -270,6 +273,7 @@ impl DeviceSpec {
     fn dev_info(&self, buffers: BufferMode) -> DevInfo {
         let mut options = Features::empty();
         options.set(Features::ZONED, self.zoned.is_some());
+        options.set(Features::INTEGRITY, self.integrity.is_some());
         options.set(Features::PER_IO_DAEMON, self.threads.per_io);
         options.set(Features::BATCH_IO, self.queue_options.batch);
         options.set(Features::NO_AUTO_PART_SCAN, !self.partition_scan);
@@ -331,6 +335,10 @@ impl DeviceSpec {
             dev_sectors: Sectors(self.size_bytes >> SECTOR_SHIFT),
             ..ParamBasic::default()
         });
+        let params = match self.integrity {
+            Some(integrity) => params.with_integrity(integrity.param()),
+            None => params,
+        };
         if let Some(zoned) = self.zoned {
             return params.with_zoned(ParamZoned {
                 max_open_zones: zoned.max_open_zones,
@@ -438,6 +446,7 @@ impl Device {
     pub fn add(control: &Control, spec: DeviceSpec) -> Result<Device, Error> {
         clock::start();
         check_zoned(&spec)?;
+        check_integrity(&spec)?;
         let (granted, buffers) = add_with_granted_mode(control, &spec)?;
         let device = Device::new(control, granted, spec.params(), spec, buffers);
         match device.check_grant().and_then(|()| device.set_up()) {
@@ -706,6 +715,20 @@ fn check_zoned(spec: &DeviceSpec) -> Result<(), Error> {
         DataPath::Only(mode) if *mode != BufferMode::UserCopy => {
             format!("a zoned device moves its data by user-copy, not by {}", mode.name())
         }
+        _ => return Ok(()),
+    };
+    Err(Error::BadOption { rule })
+}
+
+/// What a device with integrity data cannot be.
+fn check_integrity(spec: &DeviceSpec) -> Result<(), Error> {
+    let Some(integrity) = spec.integrity else { return Ok(()) };
+    integrity.check(spec.logical_block_bytes)?;
+    let rule = match &spec.data_path {
+        DataPath::Only(mode) if *mode != BufferMode::UserCopy => {
+            format!("integrity data moves by user-copy, not by {}", mode.name())
+        }
+        _ if spec.zoned.is_some() => "a zoned device keeps no integrity data".into(),
         _ => return Ok(()),
     };
     Err(Error::BadOption { rule })

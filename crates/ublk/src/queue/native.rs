@@ -56,6 +56,22 @@ impl Io<'_> {
         self.woken.push(tag);
     }
 
+    /// Copies the integrity data of the request to `place`.
+    ///
+    /// # Errors
+    /// errno, EIO if the request has less.
+    pub fn take_integrity(&mut self, place: BufferAddress, length: usize) -> Result<(), i32> {
+        self.queue.copy_integrity(self.tag, place, length, false)
+    }
+
+    /// Copies the integrity data of the request from `place`.
+    ///
+    /// # Errors
+    /// As [`Io::take_integrity`].
+    pub fn give_integrity(&mut self, place: BufferAddress, length: usize) -> Result<(), i32> {
+        self.queue.copy_integrity(self.tag, place, length, true)
+    }
+
     /// Puts bytes into the request's data.
     pub fn fill(&mut self, offset: usize, bytes: &[u8]) {
         if let Some((data, start)) = self.data {

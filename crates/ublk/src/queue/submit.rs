@@ -63,6 +63,11 @@ impl BufferAddress {
         BufferAddress(address)
     }
 
+    /// The same memory, so many bytes further on.
+    pub(crate) fn after(self, bytes: u32) -> BufferAddress {
+        BufferAddress(self.0 + u64::from(bytes))
+    }
+
     /// What the commit of a zone append has in place of an address (`IoCmd::zone_append_lba`).
     pub(super) fn sector(sector: u64) -> BufferAddress {
         BufferAddress(sector)
@@ -150,6 +155,15 @@ pub enum BackingIo {
         length: u32,
         /// RWF_DSYNC: durable when it completes.
         is_durable: bool,
+    },
+    /// Fill `length` bytes of the target's own memory.
+    ReadInto {
+        /// At least `length` bytes, that nobody touches meanwhile.
+        place: BufferAddress,
+        /// Place in the file.
+        offset: u64,
+        /// Bytes.
+        length: u32,
     },
     /// Store `length` bytes of the target's own memory.
     WriteFrom {
@@ -262,11 +276,34 @@ impl Queue {
     /// # Errors
     /// errno, EIO if the request has fewer bytes.
     pub(super) fn copy_data(&self, tag: u16, place: BufferAddress, length: usize, to_request: bool) -> Result<(), i32> {
+        self.copy(tag, false, place, length, to_request)
+    }
+
+    /// The same for the request's integrity data.
+    pub(super) fn copy_integrity(
+        &self,
+        tag: u16,
+        place: BufferAddress,
+        length: usize,
+        to_request: bool,
+    ) -> Result<(), i32> {
+        self.copy(tag, true, place, length, to_request)
+    }
+
+    #[inline]
+    fn copy(
+        &self,
+        tag: u16,
+        integrity: bool,
+        place: BufferAddress,
+        length: usize,
+        to_request: bool,
+    ) -> Result<(), i32> {
         let Slot { queue, tag } = self.tags[usize::from(tag)].slot;
-        let position = IoBufPosition { queue_id: queue, tag, offset_bytes: 0, integrity: false };
+        let position = IoBufPosition { queue_id: queue, tag, offset_bytes: 0, integrity };
         let offset = position.pack().map_err(|_| libc::EINVAL)? as libc::off_t;
         let fd = self.device.as_fd().as_raw_fd();
-        // SAFETY: `place` is valid for the largest request, by the promise of whoever made it, and no reference to it exists.
+        // SAFETY: `place` is valid for the largest request, or its integrity data, by the promise of whoever made it, and no reference to it exists.
         let copied = unsafe {
             if to_request {
                 libc::pwrite(fd, place.0 as *const libc::c_void, length, offset)
@@ -316,6 +353,9 @@ impl Queue {
                     .offset(offset)
                     .rw_flags(durability(is_durable))
                     .build()
+            }
+            BackingIo::ReadInto { place, offset, length } => {
+                opcode::Read::new(file, place.0 as *mut u8, length).offset(offset).build()
             }
             BackingIo::WriteFrom { source, offset, length } => {
                 opcode::Write::new(file, source.0 as *const u8, length).offset(offset).build()

@@ -140,7 +140,7 @@ fn open_file(path: &Path, options: &FileOptions, is_new: bool) -> Result<File, E
 }
 
 /// A lock on a block device may be udev's, which holds one while it looks at a device that is new or was written to.
-fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), Error> {
+pub(super) fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), Error> {
     let operation =
         if read_only { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
     let is_block_device = metadata(file, path)?.file_type().is_block_device();

@@ -6,6 +6,7 @@
 mod backing;
 mod fault;
 mod file;
+mod integrity;
 mod mem;
 mod mirror;
 mod null;
@@ -23,6 +24,7 @@ use crate::{BufferMode, CharDevice, Error};
 pub use backing::FileOptions;
 pub use fault::{DieAt, Faults, fault};
 pub use file::open as file;
+pub use integrity::{Integrity, with_integrity};
 pub use mem::{mem, mem_zero_copy};
 pub use mirror::open as mirror;
 pub use null::null;
@@ -154,6 +156,10 @@ pub trait Target: Send + Sync {
     fn buffers(&self) -> Vec<BufferMode>;
     /// Its zones, if it is a zoned disk: such a device moves its data by user copy.
     fn zoned(&self) -> Option<ZonedGeometry> {
+        None
+    }
+    /// Its integrity data, if it keeps any: such a device moves its data by user copy.
+    fn integrity(&self) -> Option<Integrity> {
         None
     }
     /// Files for the ring's table, in the order of their numbers in [`Io::start`].

@@ -1,0 +1,295 @@
+//! Integrity data on a real kernel: the block layer makes and checks it, we keep it.
+
+mod common;
+
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{Live, MIB, page, spec_for};
+use ublk::target::{FileOptions, Integrity, file, mem, null, with_integrity};
+use ublk::uapi::{Features, IntegrityChecksum};
+use ublk::{BufferMode, Control, DataPath, Device, DeviceSpec, Error, Target};
+
+const T10DIF: Integrity = Integrity {
+    interval_bytes: 512,
+    metadata_bytes: 8,
+    checksum: IntegrityChecksum::Crc16T10Dif,
+    pi_offset_bytes: 0,
+    tag_bytes: 2,
+    ref_tag: true,
+    capable: false,
+};
+
+/// Of the file, before the metadata of the first interval.
+const HEADER_BYTES: u64 = 4096;
+
+/// False, after a look at the error, on a kernel without the feature.
+fn kernel_has_integrity() -> bool {
+    let control = Control::open().unwrap();
+    if control.features().unwrap().contains(Features::INTEGRITY) {
+        return true;
+    }
+    let target = with_integrity(mem(MIB).unwrap(), T10DIF, None).unwrap();
+    let error = Device::add(&control, spec_for(target.as_ref())).err().unwrap();
+    assert!(matches!(&error, Error::Unsupported { what, since: "7.0" } if what.contains("INTEGRITY")), "{error}");
+    false
+}
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("ublk-integrity-{name}-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Scratch(path)
+    }
+    fn image(&self) -> PathBuf {
+        self.0.join("disk")
+    }
+    fn metadata(&self) -> std::fs::File {
+        std::fs::File::options().read(true).write(true).open(self.0.join("disk.integrity")).unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn over_file(image: &Path, integrity: Integrity) -> Result<Arc<dyn Target>, Error> {
+    let block_bytes = Some(integrity.interval_bytes);
+    let options = FileOptions { size_bytes: Some(16 * MIB), create: true, block_bytes, ..FileOptions::default() };
+    with_integrity(file(image, &options)?, integrity, Some(image))
+}
+
+fn errno(result: std::io::Result<()>) -> Option<i32> {
+    result.err().map(|error| error.raw_os_error().unwrap())
+}
+
+fn of_sysfs(live: &Live, name: &str) -> String {
+    let path = format!("/sys/block/ublkb{}/integrity/{name}", live.device.id());
+    std::fs::read_to_string(path).unwrap().trim().to_owned()
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn the_block_layer_verifies_what_it_generated() {
+    if !kernel_has_integrity() {
+        return;
+    }
+    use IntegrityChecksum::{Crc64Nvme, Ip, None};
+    let nvme = Integrity { checksum: Crc64Nvme, metadata_bytes: 16, ..T10DIF };
+    let cases = [
+        (T10DIF, "T10-DIF-TYPE1-CRC"),
+        (Integrity { ref_tag: false, tag_bytes: 6, ..T10DIF }, "T10-DIF-TYPE3-CRC"),
+        (
+            Integrity { interval_bytes: 4096, metadata_bytes: 64, pi_offset_bytes: 56, capable: true, ..T10DIF },
+            "T10-DIF-TYPE1-CRC",
+        ),
+        (Integrity { checksum: Ip, ..T10DIF }, "T10-DIF-TYPE1-IP"),
+        (nvme, "EXT-DIF-TYPE1-CRC64"),
+        (Integrity { ref_tag: false, pi_offset_bytes: 3, metadata_bytes: 20, ..nvme }, "EXT-DIF-TYPE3-CRC64"),
+        (Integrity { checksum: None, ref_tag: false, metadata_bytes: 5, ..T10DIF }, "nop"),
+    ];
+    for (integrity, format) in cases {
+        let scratch = Scratch::new("formats");
+        for target in [
+            with_integrity(mem(16 * MIB).unwrap(), integrity, Option::None).unwrap(),
+            over_file(&scratch.image(), integrity).unwrap(),
+        ] {
+            let spec = DeviceSpec { logical_block_bytes: integrity.interval_bytes, ..spec_for(target.as_ref()) };
+            let live = Live::with(target, spec);
+            assert_eq!(of_sysfs(&live, "format"), format);
+            assert_eq!(of_sysfs(&live, "tag_size"), integrity.tag_bytes.to_string());
+            assert_eq!(of_sysfs(&live, "protection_interval_bytes"), integrity.interval_bytes.to_string());
+            assert_eq!(of_sysfs(&live, "device_is_integrity_capable"), u8::from(integrity.capable).to_string());
+            for index in 0..32_u64 {
+                live.write(index * 5 * 4096, index as u8);
+            }
+            for index in 0..32_u64 {
+                assert!(live.read(index * 5 * 4096).0 == [index as u8; 4096], "{format}");
+                assert!(live.read((index * 5 + 1) * 4096).0 == [0; 4096], "never written, {format}");
+            }
+        }
+    }
+}
+
+/// The CRC of T10's protection information: polynomial 0x8bb7.
+fn crc16_t10dif(data: &[u8]) -> u16 {
+    data.iter().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| crc << 1 ^ if crc & 0x8000 != 0 { 0x8bb7 } else { 0 })
+    })
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn what_is_kept_is_the_protection_information_of_each_block() {
+    if !kernel_has_integrity() {
+        return;
+    }
+    let scratch = Scratch::new("kept");
+    let integrity = Integrity { metadata_bytes: 16, pi_offset_bytes: 8, ..T10DIF };
+    let live = Live::new(over_file(&scratch.image(), integrity).unwrap());
+    live.write(MIB, 0xa7);
+    live.open().sync_all().unwrap();
+    for block in 0..8 {
+        let lba = MIB / 512 + block;
+        let mut stored = [0; 16];
+        scratch.metadata().read_exact_at(&mut stored, HEADER_BYTES + lba * 16).unwrap();
+        let metadata = stored.map(|byte: u8| !byte);
+        // The checksum is that of the data and of what is before the tuple.
+        let guarded = [&[0xa7; 512][..], &metadata[..8]].concat();
+        assert_eq!(metadata[8..10], crc16_t10dif(&guarded).to_be_bytes(), "block {lba}");
+        assert_eq!(metadata[12..], (lba as u32).to_be_bytes(), "block {lba}");
+    }
+    let mut never_written = [1; 16];
+    scratch.metadata().read_exact_at(&mut never_written, HEADER_BYTES + 16 * 5000).unwrap();
+    assert_eq!(never_written, [0; 16]);
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_changed_byte_of_data_or_metadata_fails_the_read() {
+    if !kernel_has_integrity() {
+        return;
+    }
+    let scratch = Scratch::new("changed");
+    for changes_metadata in [true, false] {
+        let live = Live::new(over_file(&scratch.image(), T10DIF).unwrap());
+        live.write(MIB, 3);
+        let image = std::fs::File::options().read(true).write(true).open(scratch.image()).unwrap();
+        let (changed, place) = match changes_metadata {
+            true => (scratch.metadata(), HEADER_BYTES + (MIB / 512 + 2) * 8),
+            false => (image, MIB + 1024),
+        };
+        let mut byte = [0];
+        changed.read_exact_at(&mut byte, place).unwrap();
+        changed.write_all_at(&[byte[0] ^ 1], place).unwrap();
+        let read = live.open().read_exact_at(&mut page(0).0, MIB);
+        assert_eq!(errno(read), Some(libc::EILSEQ), "metadata {changes_metadata}");
+        changed.write_all_at(&byte, place).unwrap();
+        assert!(live.read(MIB).0 == [3; 4096]);
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn what_is_discarded_zeroed_or_written_without_is_checked_by_nobody() {
+    if !kernel_has_integrity() {
+        return;
+    }
+    let scratch = Scratch::new("cleared");
+    let over_memory = with_integrity(mem(16 * MIB).unwrap(), T10DIF, None).unwrap();
+    for target in [over_memory, over_file(&scratch.image(), T10DIF).unwrap()] {
+        let live = Live::new(target);
+        for index in 0..16 {
+            live.write(MIB + index * 4096, 9);
+        }
+        let run = |program: &str, arguments: &[&str]| {
+            let status = std::process::Command::new(program).args(arguments).arg(live.path()).status().unwrap();
+            assert!(status.success(), "{program}");
+        };
+        run("blkdiscard", &["-o", "1048576", "-l", "12288"]);
+        run("blkdiscard", &["-z", "-o", "1060864", "-l", "8192"]);
+        let generate = format!("/sys/block/ublkb{}/integrity/write_generate", live.device.id());
+        std::fs::write(&generate, "0").unwrap();
+        live.write(MIB + 5 * 4096, 7);
+        std::fs::write(&generate, "1").unwrap();
+        let expected = [0, 0, 0, 0, 0, 7, 9, 9];
+        for (index, byte) in (0..).zip(expected) {
+            assert!(live.read(MIB + index * 4096).0 == [byte; 4096], "page {index}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn null_keeps_no_integrity_data_and_reads_all_the_same() {
+    if !kernel_has_integrity() {
+        return;
+    }
+    let live = Live::new(with_integrity(null(MIB), T10DIF, None).unwrap());
+    live.write(4096, 5);
+    assert!(live.read(4096).0 == [0; 4096]);
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_file_keeps_its_integrity_data_for_the_next_server() {
+    if !kernel_has_integrity() {
+        return;
+    }
+    let scratch = Scratch::new("next");
+    let live = Live::new(over_file(&scratch.image(), T10DIF).unwrap());
+    live.write(MIB, 1);
+    drop(live);
+    let live = Live::new(over_file(&scratch.image(), T10DIF).unwrap());
+    assert!(live.read(MIB).0 == [1; 4096]);
+    let mut stored = [0; 8];
+    scratch.metadata().read_exact_at(&mut stored, HEADER_BYTES + MIB / 512 * 8).unwrap();
+    assert_ne!(stored, [0; 8]);
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn fio_verifies_through_integrity_data() {
+    if !kernel_has_integrity() {
+        return;
+    }
+    let scratch = Scratch::new("fio");
+    let target = over_file(&scratch.image(), T10DIF).unwrap();
+    let live = Live::with(Arc::clone(&target), DeviceSpec { queues: 2, ..spec_for(target.as_ref()) });
+    let status = std::process::Command::new("fio")
+        .args(["--name=pi", "--direct=1", "--ioengine=libaio", "--iodepth=16", "--rw=randwrite", "--bsrange=4k-128k"])
+        .args(["--size=16m", "--verify=crc32c", "--verify_fatal=1", "--numjobs=1", "--output-format=terse"])
+        .arg(format!("--filename={}", live.path()))
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_the_rule() {
+    use IntegrityChecksum::{Crc64Nvme, None};
+    let cases: [(Integrity, &str); 8] = [
+        (Integrity { metadata_bytes: 0, ..T10DIF }, "at least one byte per interval"),
+        (Integrity { metadata_bytes: 7, ..T10DIF }, "has 8 bytes, from 0 on: more than the 7 of the metadata"),
+        (Integrity { pi_offset_bytes: 1, ..T10DIF }, "has 8 bytes, from 1 on: more than the 8"),
+        (Integrity { checksum: Crc64Nvme, ..T10DIF }, "CRC64_NVME has 16 bytes"),
+        (Integrity { checksum: None, ..T10DIF }, "a reference tag needs a checksum"),
+        (Integrity { tag_bytes: 3, ..T10DIF }, "a tag of 3 bytes is more than the 2"),
+        (Integrity { tag_bytes: 7, ref_tag: false, ..T10DIF }, "a tag of 7 bytes is more than the 6"),
+        (Integrity { interval_bytes: 8192, ..T10DIF }, "a power of two from 512 to the logical block 4096, not 8192"),
+    ];
+    for (integrity, rule) in cases {
+        let error = with_integrity(mem(MIB).unwrap(), integrity, Option::None).err().unwrap();
+        assert!(matches!(&error, Error::BadOption { rule: told } if told.contains(rule)), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn what_does_not_fit_the_device_is_refused() {
+    let target = with_integrity(mem(MIB).unwrap(), T10DIF, None).unwrap();
+    let spec = spec_for(target.as_ref());
+    let refusal = |spec| Device::add(&Control::open().unwrap(), spec).err().unwrap().to_string();
+    let copy = DeviceSpec { data_path: DataPath::Only(BufferMode::Copy), ..spec.clone() };
+    assert!(refusal(copy).contains("integrity data moves by user-copy, not by copy"));
+    let wide = Integrity { interval_bytes: 4096, ..T10DIF };
+    assert!(refusal(DeviceSpec { integrity: Some(wide), ..spec }).contains("to the logical block 512, not 4096"));
+}
+
+#[test]
+fn a_file_of_other_integrity_data_is_refused() {
+    let scratch = Scratch::new("other");
+    drop(over_file(&scratch.image(), T10DIF).unwrap());
+    let other = Integrity { metadata_bytes: 16, ..T10DIF };
+    let refusal = || over_file(&scratch.image(), other).err().unwrap().to_string();
+    assert!(refusal().contains("has 8 bytes for each 512 bytes of data, not 16 for 512"), "{}", refusal());
+    std::fs::write(scratch.0.join("disk.integrity"), "something else").unwrap();
+    assert!(refusal().contains("is no file of integrity data"), "{}", refusal());
+    assert_eq!(std::fs::read(scratch.0.join("disk.integrity")).unwrap(), b"something else");
+}
