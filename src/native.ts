@@ -75,6 +75,16 @@ export interface FaultSpec {
   dieAfter: number
 }
 
+/** Integrity data. Mirror of `IntegritySpec` in crates/ublk-node/src/target.rs. */
+export interface IntegritySpec {
+  metadataBytes: number
+  checksum: 'none' | 't10dif' | 'ip' | 'nvme'
+  piOffsetBytes: number
+  tagBytes: number
+  refTag: boolean
+  capable: boolean
+}
+
 /** Mirror of `DeviceSpec` in crates/ublk-node/src/device.rs. */
 export interface DeviceSpec {
   /** Wanted N of /dev/ublkbN; null lets the kernel choose. */
@@ -109,6 +119,8 @@ export interface DeviceSpec {
   batch: boolean
   fixedFiles: boolean
   partitionScan: boolean
+  /** Of a device with integrity data, else null. */
+  integrity: IntegritySpec | null
   /** CPUs for the queue threads; null takes the kernel's queue affinity. */
   cpus: number[] | null
   /** Time a JS handler has for one request. */

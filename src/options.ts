@@ -15,9 +15,10 @@ import {
 } from './data-path.ts'
 import { invalidType, invalidValue, outOfRange, unknownOption } from './errors.ts'
 import type { DeviceInfo } from './info.ts'
+import { checkIntegrity, checkIntegrityDevice, type IntegrityOptions } from './integrity.ts'
 import { slotCount } from './layout.ts'
 import { checkId } from './list.ts'
-import type { DeviceSpec, TargetSpec } from './native.ts'
+import type { DeviceSpec, IntegritySpec, TargetSpec } from './native.ts'
 import { checkDeviceSize, parseSize, type Size } from './size.ts'
 import { type NativeTarget, type WorkerBackend, worker } from './targets.ts'
 import { checkZonedDevice } from './zones.ts'
@@ -52,6 +53,8 @@ export interface DeviceOptions extends QueueOptions {
   rotational?: boolean
   /** What happens when this process dies. 'off' (default): the block device goes, `dead`. Else it stays, `quiesced` or `fail_io`, until it is recovered. */
   recovery?: Recovery
+  /** Metadata to each logical block, for `nullTarget`, `memory` and `file` (Linux 7.0). A file's is kept in `PATH.integrity`. Default none. */
+  integrity?: IntegrityOptions
   /** CPUs for the queue threads, dealt out in turn, one each; default the kernel's affinity of each queue. */
   cpus?: number[]
   /** Time a JavaScript handler has for one request, in milliseconds, 1 to 29999; default 20000. Then the request fails with ETIMEDOUT. */
@@ -77,6 +80,7 @@ export interface CheckedOptions extends CheckedQueueOptions {
   readOnly: boolean | null
   rotational: boolean
   recovery: Recovery
+  integrity: IntegritySpec | null
   cpus: number[] | null
   requestTimeoutMs: number
   closeOnSignal: boolean
@@ -96,6 +100,7 @@ const NAMES = new Set<string>([
   'rotational',
   'recovery',
   ...QUEUE_OPTION_NAMES,
+  'integrity',
   'cpus',
   'requestTimeoutMs',
   'backendOptions',
@@ -148,6 +153,7 @@ export function checkOptions(options: DeviceOptions): CheckedOptions {
     rotational: boolean('rotational', options.rotational ?? false),
     recovery: oneOf('recovery', options.recovery ?? 'off', ['off', 'requeue', 'reissue', 'fail-io']),
     ...checkQueueOptions(options, queues),
+    integrity: optional(options.integrity, checkIntegrity),
     cpus: optional(options.cpus, checkCpus),
     requestTimeoutMs: integer('requestTimeoutMs', options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS, 1, REQUEST_TIMEOUT_LIMIT_MS - 1),
     closeOnSignal: boolean('closeOnSignal', options.closeOnSignal ?? true),
@@ -208,6 +214,7 @@ export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): D
   if (sizeBytes !== null) checkDeviceSize(sizeBytes, blockSize ?? DEFAULT_BLOCK_SIZE)
   checkPhysical(options.physicalBlockSize, blockSize)
   if (base.zoned !== null && sizeBytes !== null) checkZonedDevice(base.zoned, sizeBytes, options)
+  if (options.integrity !== null) checkIntegrityDevice(target, options)
   const readOnly = (options.readOnly ?? false) || base.readOnly
   return {
     ...commonSpec(options),
@@ -245,6 +252,7 @@ export function backendDeviceSpec(options: CheckedOptions, abilities: Abilities)
   checkSlab(options)
   if (options.readOnly === false && !abilities.write) throw invalidValue('readOnly', 'true for a backend without a write method', false)
   checkBackendPath(options)
+  if (options.integrity !== null) checkIntegrityDevice(null, options)
   const readOnly = options.readOnly ?? !abilities.write
   return {
     ...commonSpec(options),
@@ -261,14 +269,14 @@ export function backendDeviceSpec(options: CheckedOptions, abilities: Abilities)
 }
 
 type CommonSpec = CheckedQueueOptions &
-  Pick<DeviceSpec, 'id' | 'queues' | 'depth' | 'maxIoBytes' | 'rotational' | 'recovery' | 'cpus' | 'requestDeadlineMs'>
+  Pick<DeviceSpec, 'id' | 'queues' | 'depth' | 'maxIoBytes' | 'rotational' | 'recovery' | 'integrity' | 'cpus' | 'requestDeadlineMs'>
 
 function commonSpec(options: CheckedOptions): CommonSpec {
-  const { id, queues, depth, maxIoBytes, rotational, recovery, cpus } = options
+  const { id, queues, depth, maxIoBytes, rotational, recovery, integrity, cpus } = options
   const { dataPath, zeroCopyFallback, sharedMemoryPath, sharedMemoryReadOnly, threads, perIo, batch, fixedFiles, partitionScan } = options
   const shared = { sharedMemoryPath, sharedMemoryReadOnly }
   const path = { dataPath, zeroCopyFallback, ...shared, threads, perIo, batch, fixedFiles, partitionScan }
-  return { id, queues, depth, maxIoBytes, rotational, recovery, cpus, requestDeadlineMs: options.requestTimeoutMs, ...path }
+  return { id, queues, depth, maxIoBytes, rotational, recovery, integrity, cpus, requestDeadlineMs: options.requestTimeoutMs, ...path }
 }
 
 function checkBackend({ backend, backendOptions }: DeviceOptions): CheckedOptions['backend'] {

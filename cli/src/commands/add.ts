@@ -9,7 +9,7 @@ import { launch } from '../lib/launch.ts'
 import { runCommand } from '../lib/run-command.ts'
 import { DeviceServer } from '../lib/serve.ts'
 import { boundStop, STOP_GRACE_MS, stopSignals } from '../lib/signals.ts'
-import { baseOf, type DeviceSpec, NULL_SIZE, parseTarget, type ServeSpec } from '../lib/target.ts'
+import { baseOf, type DeviceSpec, NULL_SIZE, parseIntegrity, parseTarget, type ServeSpec } from '../lib/target.ts'
 import { parseDurationMs } from '../lib/units.ts'
 import { zoneFlags } from '../lib/zones.ts'
 
@@ -96,6 +96,10 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       multipleNonGreedy: true,
       summary: 'for modules: an option for the factory; may be repeated',
     }),
+    integrity: Flags.string({
+      helpValue: 'PARTS',
+      summary: 'metadata to each block: size=8,csum=t10dif|ip|nvme,pi-offset=0,tag-size=2,reftag,capable; default none',
+    }),
     recovery: Flags.option({
       options: ['off', 'requeue', 'reissue', 'fail-io'] as const,
       summary: 'when the server dies: remove the device, or keep it and hold back, send again or fail its requests; default off',
@@ -142,6 +146,7 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       ...(flags.batch && { batch: true }),
       ...(!flags['fixed-files'] && { fixedFiles: false }),
       ...(!flags['part-scan'] && { partitionScan: false }),
+      ...(flags.integrity !== undefined && { integrity: parseIntegrity(flags.integrity) }),
       ...(flags.timeout !== undefined && { requestTimeoutMs: parseDurationMs(flags.timeout, '--timeout') }),
     }
     if (baseOf(target).type === 'mem' && device.size === undefined)

@@ -3,7 +3,7 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { DeviceOptions, FaultOptions, NativeTarget, QueueOptions, RecoverOptions, Recovery } from 'ublk'
+import type { DeviceOptions, FaultOptions, IntegrityOptions, NativeTarget, QueueOptions, RecoverOptions, Recovery } from 'ublk'
 import { EXIT, Failure, usage } from './failure.ts'
 import { type FaultFlags, faultFlags, firstFaultFlag, parseFaults } from './faults.ts'
 import { firstZoneFlag, parseZones, type ZoneFlags, type Zones } from './zones.ts'
@@ -28,6 +28,7 @@ export interface DeviceSpec extends QueueOptions {
   maxIoBytes?: string
   readOnly?: true
   recovery?: Recovery
+  integrity?: IntegrityOptions
   requestTimeoutMs?: number
 }
 
@@ -151,6 +152,22 @@ export function parseSettings(pairs: string[]): Record<string, string> {
   )
 }
 
+const INTEGRITY_FORM = 'Example: --integrity size=8,csum=t10dif,pi-offset=0,tag-size=2,reftag.'
+
+/** `size=8,csum=t10dif,reftag` as the library's option. */
+export function parseIntegrity(text: string): IntegrityOptions {
+  const options: IntegrityOptions = {}
+  for (const part of text.split(',')) {
+    const [name, value] = part.split('=', 2)
+    if (value === undefined && (name === 'reftag' || name === 'capable')) options[name] = true
+    else if (name === 'csum' && value !== undefined) options.csum = value as NonNullable<IntegrityOptions['csum']>
+    else if (/^(size|pi-offset|tag-size)=\d+$/.test(part)) {
+      options[({ size: 'size', 'pi-offset': 'piOffset', 'tag-size': 'tagSize' } as const)[name as 'size']] = Number(value)
+    } else throw usage(`--integrity has no part ${JSON.stringify(part)}`, INTEGRITY_FORM)
+  }
+  return options
+}
+
 /** The library's options for what a server was told. */
 export async function deviceOptions({ target, device }: ServeSpec): Promise<DeviceOptions> {
   const ublk = await import('ublk')
@@ -216,6 +233,10 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^conventionalZones (?=must)/, '--conventional '],
   [/^maxOpen (?=must)/, '--max-open '],
   [/^maxActive (?=must)/, '--max-active '],
+  [/^integrity\.piOffset (?=must)/, '--integrity pi-offset '],
+  [/^integrity\.tagSize (?=must)/, '--integrity tag-size '],
+  [/^integrity\./, '--integrity '],
+  [/^integrity (?=must)/, '--integrity '],
   [/^requestTimeoutMs (?=must)/, '--timeout in milliseconds '],
   [/^stripe\.chunk (?=must)/, '--chunk '],
   [/^fault\.delayMs (?=must)/, '--delay in milliseconds '],

@@ -305,7 +305,8 @@ impl DeviceSpec {
             fua: known.fua,
             discard: known.discard,
             write_zeroes: clears && params.discard.max_write_zeroes_sectors > 0,
-            zoned: None, // such a device is not taken over
+            zoned: None, // such a device is not taken over, nor one with integrity
+            integrity: None,
             recovery: Recovery::of(info.flags),
             data_path: DataPath::Only(buffers),
             shared_memory: None,
