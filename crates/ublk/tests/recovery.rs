@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::{Live, MIB, page, spec_for};
 use ublk::control::{block_path, char_path};
+use ublk::device::{DataPath, Threads};
 use ublk::target::{FileOptions, Geometry, Io, Progress, QueueTarget, Request, file, mem, mem_zero_copy, null};
 use ublk::uapi::{DevState, Features};
 use ublk::{
@@ -403,6 +404,49 @@ fn assert_quiesce_is_unsupported() {
     let error = Control::open().unwrap().quiesce(live.device.id(), LIMIT).unwrap_err();
     assert!(matches!(error, Error::Unsupported { since: "6.16", .. }), "{error}");
     assert_eq!(error.to_string(), "this kernel has no control command QUIESCE_DEV");
+}
+
+/// Hands a device over in each way that its data can move and its commands can travel.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn every_way_of_the_data_is_handed_over() {
+    if !has(Features::QUIESCE) {
+        return assert_quiesce_is_unsupported();
+    }
+    let per_io = Threads { count: Some(3), per_io: true };
+    let ways = [
+        (BufferMode::Copy, Threads::default()),
+        (BufferMode::GetData, Threads::default()),
+        (BufferMode::UserCopy, Threads::default()),
+        (BufferMode::ZeroCopy, Threads::default()),
+        (BufferMode::AutoZeroCopy, Threads::default()),
+        (BufferMode::Copy, per_io),
+    ];
+    let path = std::env::temp_dir().join("ublk-ways.img");
+    for (mode, threads) in ways {
+        let _ = std::fs::remove_file(&path);
+        let target = image(&path);
+        let data_path = DataPath::Only(mode);
+        let spec =
+            DeviceSpec { recovery: Recovery::Requeue, queues: 2, data_path, threads, ..spec_for(target.as_ref()) };
+        let mut live = Live::with(target, spec);
+        let id = live.device.id();
+        let load = Load::start(id, 0);
+        load.wait_for_more_than(20);
+        live.device.quiesce(LIMIT).unwrap();
+        live.served.take().unwrap().join();
+        live.device.close_char();
+        wait_for(id, DevState::Quiesced);
+        let before = load.done();
+        let mut recovered = Recovered::take(id, Arc::clone(&live.target));
+        assert_eq!(recovered.device.buffers(), mode);
+        load.wait_for_more_than(before + 20);
+        assert_eq!(load.check(id, 0), 0, "{mode:?} {threads:?}");
+        recovered.device.quiesce(LIMIT).unwrap();
+        recovered.served.take().unwrap().join();
+        recovered.device.close_char();
+    }
+    std::fs::remove_file(path).unwrap();
 }
 
 #[test]
