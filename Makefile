@@ -131,6 +131,10 @@ vm-e2e: build ## all end-to-end tests on real kernels
 vm-stress: build ## kill, stop and delete under load, many times
 	@scripts/test --full --tag stress $(ARGS)
 
+.PHONY: kernel-support
+kernel-support: build ## write docs/kernel-support.md, from what the driver of each kernel says
+	@node scripts/kernel-support.ts
+
 ##@ Speed
 .PHONY: bench
 bench: build ## our own figures, in the VM, as docs/performance.md lists them

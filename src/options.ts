@@ -165,8 +165,16 @@ export function checkOptions(options: DeviceOptions): CheckedOptions {
 export type RecoverOptions = Pick<DeviceOptions, (typeof RECOVER_NAMES)[number]>
 
 const RECOVER_NAMES = [
-  ...(['backend', 'backendOptions', 'cpus', 'requestTimeoutMs', 'closeOnSignal', 'signal'] as const),
-  ...(['threads', 'perIo', 'fixedFiles', 'zeroCopyFallback'] as const),
+  'backend',
+  'backendOptions',
+  'cpus',
+  'requestTimeoutMs',
+  'closeOnSignal',
+  'signal',
+  'threads',
+  'perIo',
+  'fixedFiles',
+  'zeroCopyFallback',
 ] as const
 
 /** The options with which a device that exists was made, and what serves it from now on. */
