@@ -23,7 +23,7 @@ export interface NativeError {
 
 /** A native target. Mirror of `TargetSpec` in crates/ublk-node/src/target.rs. */
 export interface TargetSpec {
-  kind: 'null' | 'mem' | 'file' | 'stripe' | 'mirror' | 'zoned' | 'fault'
+  kind: 'null' | 'mem' | 'file' | 'stripe' | 'mirror' | 'zoned' | 'nbd' | 'fault'
   /** Bytes of the device; null for targets over files means what those have. */
   sizeBytes: number | null
   /** Files or block devices: one for a file, none or one for a zoned target, the legs of a stripe or a mirror. */
@@ -41,6 +41,8 @@ export interface TargetSpec {
   faults: FaultSpec | null
   /** Of a zoned target. */
   zoned: ZonedSpec | null
+  /** Of an nbd target. */
+  nbd: NbdSpec | null
 }
 
 /** Zones of a zoned target. Mirror of `ZonedSpec` in crates/ublk-node/src/target.rs. */
@@ -52,6 +54,19 @@ export interface ZonedSpec {
   /** 0: no limit. */
   maxOpenZones: number
   maxActiveZones: number
+}
+
+/** Which export of which NBD server. Mirror of `NbdSpec` in crates/ublk-node/src/target.rs. */
+export interface NbdSpec {
+  /** Name or address, for TCP; null with a socket. */
+  host: string | null
+  /** For TCP. */
+  port: number
+  /** Path of a Unix socket, or null. */
+  socket: string | null
+  exportName: string
+  /** How long requests wait for a lost connection. */
+  patienceMs: number
 }
 
 /** What a fault does. Mirror of `FaultSpec` in crates/ublk-node/src/target.rs. */

@@ -214,11 +214,11 @@ export function checkPromises({ id, volatileCache, discard }: DeviceInfo, spec: 
 export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): DeviceSpec {
   const base = baseOf(target)
   const sizeBytes = options.sizeBytes ?? base.sizeBytes
-  const isOverFiles = base.paths.length > 0 && base.zoned === null
-  if (sizeBytes === null && !isOverFiles) {
+  const hasOwnSize = (base.paths.length > 0 && base.zoned === null) || base.nbd !== null
+  if (sizeBytes === null && !hasOwnSize) {
     throw invalidType('size', 'given: a memory, null or zoned target has none of its own', undefined)
   }
-  const blockSize = options.blockSize ?? (isOverFiles ? null : DEFAULT_BLOCK_SIZE)
+  const blockSize = options.blockSize ?? (hasOwnSize ? null : DEFAULT_BLOCK_SIZE)
   if (sizeBytes !== null) checkDeviceSize(sizeBytes, blockSize ?? DEFAULT_BLOCK_SIZE)
   checkPhysical(options.physicalBlockSize, blockSize)
   if (base.zoned !== null && sizeBytes !== null) checkZonedDevice(base.zoned, sizeBytes, options)

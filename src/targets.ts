@@ -6,14 +6,14 @@
 import { resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { invalidType, invalidValue, outOfRange } from './errors.ts'
-import type { FaultSpec, TargetSpec } from './native.ts'
+import type { FaultSpec, NbdSpec, TargetSpec } from './native.ts'
 import type { OperationName } from './request.ts'
 import { parseSize, type Size } from './size.ts'
 import { checkZones, type ZonedOptions } from './zones.ts'
 
-/** A target that runs in native code, made by `memory`, `file`, `stripe`, `mirror`, `zoned`, `fault` or `nullTarget`. */
+/** A target that runs in native code, made by `memory`, `file`, `stripe`, `mirror`, `zoned`, `nbd`, `fault` or `nullTarget`. */
 export class NativeTarget {
-  /** 'null', 'mem', 'file', 'stripe', 'mirror', 'zoned' or 'fault'. */
+  /** 'null', 'mem', 'file', 'stripe', 'mirror', 'zoned', 'nbd' or 'fault'. */
   readonly kind: TargetSpec['kind']
   /** @internal */
   readonly spec: TargetSpec
@@ -73,6 +73,16 @@ export interface LegsOptions extends FilesOptions {
 export interface StripeOptions extends LegsOptions {
   /** Bytes that go to one leg before the next: a power of two from 4096 to 1 GiB. Default 64 KiB. */
   chunk?: Size
+}
+
+/** Options of `nbd`. */
+export interface NbdOptions {
+  /** Size of the device; default that of the export, and never more. */
+  size?: Size
+  /** Send no writes: the device is read-only. Default false, and true for an export that is only read. */
+  readOnly?: boolean
+  /** How long requests wait for a connection that was lost, in milliseconds, up to an hour, before they fail with EIO. Default 20000. */
+  patienceMs?: number
 }
 
 /** Options of `fault`. What is not given does not happen. */
@@ -144,6 +154,18 @@ export function zoned(options: ZonedOptions = {}): NativeTarget {
   return new NativeTarget({ kind: 'zoned', sizeBytes, paths, zoned: checkZones(options) })
 }
 
+/**
+ * An export of an NBD server. A connection that is lost is made again, and what was not answered is asked again (event `warning`).
+ * @param uri `nbd://HOST[:PORT]/EXPORT`, or `nbd+unix:///EXPORT?socket=PATH`; without EXPORT the server's default. There is no TLS.
+ */
+export function nbd(uri: string | URL, options: NbdOptions = {}): NativeTarget {
+  const sizeBytes = optionalSize(options, 'nbd')
+  const { readOnly = false, patienceMs = DEFAULT_PATIENCE_MS } = options
+  if (typeof readOnly !== 'boolean') throw invalidType('nbd.readOnly', 'a boolean', readOnly)
+  const spec = { ...parseNbdUri(uri), patienceMs: checkNumber('nbd.patienceMs', patienceMs, MAX_DELAY_MS) }
+  return new NativeTarget({ kind: 'nbd', sizeBytes, readOnly, nbd: spec })
+}
+
 /** A layer over another native target that delays requests, fails them, tears writes, or kills this process: for tests of what is above it. */
 export function fault(over: NativeTarget, options: FaultOptions): NativeTarget {
   if (!(over instanceof NativeTarget)) throw invalidType('fault over', 'a native target such as file()', over)
@@ -199,6 +221,7 @@ const EMPTY: TargetSpec = {
   over: [],
   faults: null,
   zoned: null,
+  nbd: null,
 }
 
 /** A page; and far more than a request, whose parts the legs share. */
@@ -208,6 +231,9 @@ const DEFAULT_CHUNK_BYTES = 65536
 
 const MOST_STRIPE_LEGS = 255
 const MOST_MIRROR_LEGS = 8
+
+const DEFAULT_NBD_PORT = 10809
+const DEFAULT_PATIENCE_MS = 20_000
 
 /** An hour: longer is a typing error. */
 const MAX_DELAY_MS = 3_600_000
@@ -255,6 +281,23 @@ function checkOps(names: OperationName[]): FaultSpec['errorOps'] {
     if (!Object.hasOwn(NATIVE_OPS, name)) throw invalidValue('fault.errorOps', `of ${Object.keys(NATIVE_OPS).join(', ')}`, name)
     return NATIVE_OPS[name]
   })
+}
+
+const NBD_FORMS = 'nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH'
+
+function parseNbdUri(uri: string | URL): Omit<NbdSpec, 'patienceMs'> {
+  if (typeof uri !== 'string' && !(uri instanceof URL)) throw invalidType('nbd uri', NBD_FORMS, uri)
+  const url = URL.parse(String(uri))
+  if (url === null) throw invalidValue('nbd uri', NBD_FORMS, uri)
+  const exportName = decodeURIComponent(url.pathname.replace(/^\//, ''))
+  if (url.protocol === 'nbd+unix:') {
+    const socket = url.searchParams.get('socket')
+    if (!socket || url.host !== '') throw invalidValue('nbd uri', `${NBD_FORMS}, with a socket and without a host`, uri)
+    return { host: null, port: 0, socket: resolve(socket), exportName }
+  }
+  if (url.protocol !== 'nbd:' || url.hostname === '') throw invalidValue('nbd uri', `${NBD_FORMS} (there is no TLS)`, uri)
+  const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
+  return { host, port: url.port === '' ? DEFAULT_NBD_PORT : Number(url.port), socket: null, exportName }
 }
 
 function checkNumber(name: string, value: number, most: number): number {

@@ -3,7 +3,7 @@ import test from 'ava'
 import { abilitiesOf, type Backend } from '../../src/backend.ts'
 import { slotCount } from '../../src/layout.ts'
 import { backendDeviceSpec, checkOptions, type DeviceOptions, targetDeviceSpec } from '../../src/options.ts'
-import { fault, file, memory, mirror, nullTarget, stripe, type WorkerBackend, worker } from '../../src/targets.ts'
+import { fault, file, memory, mirror, nbd, nullTarget, stripe, type WorkerBackend, worker } from '../../src/targets.ts'
 
 const backend: Backend = { read: () => {} }
 const check = (options: object): ReturnType<typeof checkOptions> => checkOptions({ backend, ...options } as DeviceOptions)
@@ -204,6 +204,15 @@ test('targets check their own options', (t) => {
   for (const chunk of [2048, 12288, '2G']) t.throws(() => stripe({ paths: ['/a', '/b'], chunk }), { message: /^stripe.chunk/ })
   t.throws(() => mirror({ paths: Array(9).fill('/a') }), { code: 'ERR_OUT_OF_RANGE', message: /^mirror.paths.length/ })
   t.throws(() => mirror({ paths: ['/a', ''] }), { code: 'ERR_INVALID_ARG_VALUE', message: /^mirror.paths/ })
+  const nbdOf = (uri: string) => nbd(uri).spec.nbd
+  t.like(nbdOf('nbd://host/a%20b/c'), { host: 'host', port: 10809, socket: null, exportName: 'a b/c', patienceMs: 20_000 })
+  t.like(nbdOf('nbd://[::1]:99'), { host: '::1', port: 99, exportName: '' })
+  t.like(nbdOf('nbd+unix:///disk?socket=/run/x.sock'), { host: null, socket: '/run/x.sock', exportName: 'disk' })
+  for (const uri of ['host', 'nbd://', 'nbds://host/x', 'http://host/x', 'nbd+unix:///x', 'nbd+unix://host/x?socket=/y']) {
+    t.throws(() => nbd(uri), { code: 'ERR_INVALID_ARG_VALUE', message: /^nbd uri must be nbd:/ }, uri)
+  }
+  t.throws(() => nbd(7 as never), { code: 'ERR_INVALID_ARG_TYPE' })
+  t.throws(() => nbd('nbd://a', { patienceMs: -1 }), { message: /^nbd.patienceMs/ })
   t.throws(() => fault({} as never, {}), { code: 'ERR_INVALID_ARG_TYPE', message: /^fault over/ })
   const faultOf = (options: object) => fault(memory(), options).spec.faults
   for (const rate of [-0.1, 1.1, Number.NaN]) t.throws(() => faultOf({ errorRate: rate }), { message: /^fault.errorRate/ })

@@ -26,6 +26,7 @@ export default class Add extends BaseCommand {
   stripe PATH PATH...     2 to 255 of them, chunk by chunk in turn (RAID 0)
   mirror PATH PATH...     2 to 8 of them with the same data (RAID 1)
   zoned [PATH]            a zoned disk in memory, or in a file and PATH.zones beside it; needs --size
+  nbd URI                 an export of an NBD server: nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH
   fault --over TARGET...  another target of these, with delays, errors, torn writes or the death of its server
   ./x.ts                  a JavaScript or TypeScript module whose default export is a backend, or a function (options) => backend
 
@@ -70,8 +71,10 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
   ]
 
   static override args = {
-    target: Args.string({ description: 'null, mem, file, stripe, mirror, zoned, fault, or the path of a module' }),
-    path: Args.string({ description: 'for file, stripe and mirror: the image files or block devices; for zoned: a file' }),
+    target: Args.string({ description: 'null, mem, file, stripe, mirror, zoned, nbd, fault, or the path of a module' }),
+    path: Args.string({
+      description: 'for file, stripe and mirror: the image files or block devices; for zoned: a file; for nbd: the URI',
+    }),
   }
 
   static override flags = {

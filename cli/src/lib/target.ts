@@ -15,6 +15,7 @@ export type TargetSpec =
   | { type: 'stripe'; paths: string[]; chunk?: string; direct: boolean; create: boolean }
   | { type: 'mirror'; paths: string[]; direct: boolean; create: boolean }
   | { type: 'zoned'; path?: string; zones: Zones }
+  | { type: 'nbd'; uri: string }
   | { type: 'fault'; over: TargetSpec; faults: FaultOptions }
   | { type: 'module'; path: string; options: Record<string, string> }
 
@@ -50,7 +51,7 @@ export interface TargetFlags extends FaultFlags, ZoneFlags {
 export const NULL_SIZE = '250GiB'
 
 const FORMS =
-  'TARGET is `null`, `mem`, `file PATH`, `stripe PATH PATH…`, `mirror PATH PATH…`, `zoned [PATH]`, `fault --over TARGET`, or the path of a module such as `./backend.ts`.'
+  'TARGET is `null`, `mem`, `file PATH`, `stripe PATH PATH…`, `mirror PATH PATH…`, `zoned [PATH]`, `nbd URI`, `fault --over TARGET`, or the path of a module such as `./backend.ts`.'
 
 /** Targets over files: how many paths they take. */
 const PATHS = {
@@ -70,7 +71,7 @@ export function parseTarget(words: string[], flags: TargetFlags): TargetSpec {
   if (faultFlag !== undefined)
     throw usage(`--${faultFlag} is for fault only, not for ${type}`, 'Example: `ublk add fault --over mem -s 1G --delay 10ms`.')
   const isOverFiles = type in PATHS
-  const [stranger] = isOverFiles ? [] : rest
+  const [stranger] = isOverFiles || type === 'nbd' ? [] : rest
   if (stranger !== undefined) throw usage(`unexpected argument ${stranger}`, FORMS)
   if ((!isOverFiles || type === 'zoned') && (flags.direct || flags.create)) {
     throw usage(`${flags.direct ? '--direct' : '--create'} is for file, stripe and mirror targets only, not for ${type}`)
@@ -98,6 +99,8 @@ function targetOf(type: string, rest: string[], flags: TargetFlags): TargetSpec 
       const [path] = parsePaths(type, rest)
       return { type, ...(path !== undefined && { path }), zones: parseZones(flags) }
     }
+    case 'nbd':
+      return { type, uri: parseUri(rest) }
   }
   if (/[/.]/.test(type)) return { type: 'module', path: modulePath(type), options: parseSettings(flags.set) }
   throw usage(`there is no target ${JSON.stringify(type)}`, FORMS)
@@ -111,6 +114,12 @@ function parsePaths(type: keyof typeof PATHS, words: string[]): string[] {
   if (words.length < least) throw usage(`${type} needs the paths of ${least} or more images or block devices`, FORMS)
   if (words.length > most) throw usage(`unexpected argument ${words[most]}`, FORMS)
   return words.map((word) => resolve(word))
+}
+
+function parseUri([uri, stranger]: string[]): string {
+  if (uri === undefined) throw usage('nbd needs a URI', 'Example: `ublk add nbd nbd://10.0.0.5/disk`.')
+  if (stranger !== undefined) throw usage(`unexpected argument ${stranger}`, FORMS)
+  return uri
 }
 
 /** A fault takes what is below it from `--over`; the other flags of targets are those of that one. */
@@ -176,7 +185,7 @@ export async function deviceOptions({ target, device }: ServeSpec): Promise<Devi
   return { backend, ...size, ...device }
 }
 
-type Library = Pick<typeof import('ublk'), 'fault' | 'file' | 'memory' | 'mirror' | 'nullTarget' | 'stripe' | 'zoned'>
+type Library = Pick<typeof import('ublk'), 'fault' | 'file' | 'memory' | 'mirror' | 'nbd' | 'nullTarget' | 'stripe' | 'zoned'>
 
 function nativeTarget(ublk: Library, target: Exclude<TargetSpec, { type: 'module' }>): NativeTarget {
   switch (target.type) {
@@ -194,6 +203,8 @@ function nativeTarget(ublk: Library, target: Exclude<TargetSpec, { type: 'module
       return ublk.mirror({ paths: target.paths, direct: target.direct, create: target.create })
     case 'zoned':
       return ublk.zoned({ ...target.zones, ...(target.path !== undefined && { path: target.path }) })
+    case 'nbd':
+      return ublk.nbd(target.uri)
     case 'fault':
       return ublk.fault(nativeTarget(ublk, target.over as typeof target), target.faults)
   }
@@ -262,6 +273,8 @@ export function formatTarget(target: TargetSpec): string {
       return target.path === undefined ? 'zoned' : `zoned ${target.path}`
     case 'fault':
       return `fault over ${formatTarget(target.over)}`
+    case 'nbd':
+      return `nbd ${target.uri}`
     case 'module':
       return target.path
     default:

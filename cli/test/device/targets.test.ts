@@ -1,5 +1,6 @@
-import { execFileSync } from 'node:child_process'
-import { truncateSync, writeFileSync } from 'node:fs'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { temporaryDirectory, ublk } from '../program.ts'
@@ -148,4 +149,31 @@ test.serial('a server that is told to die does, at the request that was named', 
       dieAt,
     )
   }
+})
+
+test.serial('nbd serves an export, tells of a server that is gone, and goes on when it is back', async (t) => {
+  t.timeout(TIMEOUT_MS)
+  const directory = folder(t)
+  const [image, socket] = [join(directory, 'disk.img'), join(directory, 'nbd.sock')]
+  writeFileSync(image, Buffer.alloc(4 * MIB))
+  const serve = (): ChildProcess => spawn('nbdkit', ['--foreground', '-U', socket, 'file', image], { stdio: 'ignore' })
+  let server = serve()
+  t.teardown(() => server.kill('SIGKILL'))
+  await waitUntil('nbdkit listens', () => existsSync(socket))
+  const uri = `nbd+unix:///?socket=${socket}`
+  const device = await add(t, 'nbd', uri)
+  t.deepEqual(device.target, { type: 'nbd', uri })
+  t.is(device.size, 4 * MIB)
+  t.true(write(device.path, MIB, 5))
+  server.kill('SIGKILL')
+  await once(server, 'exit')
+  rmSync(socket)
+  server = serve()
+  t.true(write(device.path, 2 * MIB, 6))
+  t.deepEqual(read(device.path, MIB), Buffer.alloc(4096, 5))
+  await del(t, String(device.id))
+  t.is(read(image, 2 * MIB)[0], 6)
+  const nowhere = await ublk(['add', 'nbd', 'nbd://127.0.0.1:1/x'])
+  t.is(nowhere.status, 1)
+  t.regex(nowhere.stderr, /^ublk: NBD server 127\.0\.0\.1:1: Connection refused/)
 })

@@ -1,4 +1,4 @@
-//! Opens a native target: the mirrors of `TargetSpec`, `ZonedSpec` and `FaultSpec` in src/native.ts.
+//! Opens a native target: the mirrors of `TargetSpec`, `ZonedSpec`, `FaultSpec` and `NbdSpec` in src/native.ts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use napi_derive::napi;
 use ublk::Target;
 use ublk::target::{
-    DieAt, Faults, FileOptions, Integrity, Op, StripeOptions, ZonedOptions, fault, file, mem, mem_zero_copy, mirror,
-    null, stripe, with_integrity, zoned,
+    DieAt, Faults, FileOptions, Integrity, NbdAddress, NbdOptions, Op, StripeOptions, ZonedOptions, fault, file, mem,
+    mem_zero_copy, mirror, nbd, null, stripe, with_integrity, zoned,
 };
 use ublk::uapi::IntegrityChecksum;
 
@@ -16,7 +16,7 @@ use ublk::uapi::IntegrityChecksum;
 #[napi(object, use_nullable = true, object_to_js = false)]
 #[derive(Debug)]
 pub struct TargetSpec {
-    /// null, mem, file, stripe, mirror, zoned or fault.
+    /// null, mem, file, stripe, mirror, zoned, nbd or fault.
     pub kind: String,
     /// Bytes of the device.
     pub size_bytes: Option<i64>,
@@ -36,6 +36,24 @@ pub struct TargetSpec {
     pub faults: Option<FaultSpec>,
     /// Of a zoned target.
     pub zoned: Option<ZonedSpec>,
+    /// Of an nbd target.
+    pub nbd: Option<NbdSpec>,
+}
+
+/// Which export of which NBD server.
+#[napi(object, use_nullable = true, object_to_js = false)]
+#[derive(Debug)]
+pub struct NbdSpec {
+    /// Name or address, for TCP.
+    pub host: Option<String>,
+    /// For TCP.
+    pub port: u32,
+    /// Path of a Unix socket, instead of a host.
+    pub socket: Option<String>,
+    /// Name of the export.
+    pub export_name: String,
+    /// How long requests wait for a lost connection.
+    pub patience_ms: f64,
 }
 
 /// What a fault does.
@@ -152,6 +170,9 @@ impl TargetSpec {
         if let Some(zoned) = &self.zoned {
             return zoned.open(paths.first(), size_bytes.unwrap_or_default(), block_bytes);
         }
+        if let Some(spec) = &self.nbd {
+            return nbd(spec.options(&files));
+        }
         match (self.kind.as_str(), &*paths, &*self.over) {
             ("file", [path], _) => file(path, &files),
             ("stripe", paths, _) => {
@@ -166,6 +187,18 @@ impl TargetSpec {
             }
             _ => Ok(null(size_bytes.unwrap_or_default())),
         }
+    }
+}
+
+impl NbdSpec {
+    fn options(&self, files: &FileOptions) -> NbdOptions {
+        let &FileOptions { size_bytes, read_only, block_bytes, .. } = files;
+        let address = match (&self.socket, &self.host) {
+            (Some(path), _) => NbdAddress::Unix { path: path.into() },
+            (None, host) => NbdAddress::Tcp { host: host.clone().unwrap_or_default(), port: self.port as u16 },
+        };
+        let patience = Duration::from_secs_f64(self.patience_ms / 1000.0);
+        NbdOptions { address, export: self.export_name.clone(), read_only, size_bytes, block_bytes, patience }
     }
 }
 

@@ -140,6 +140,16 @@ pub enum Error {
         /// Positive errno, if a system call failed.
         errno: Option<i32>,
     },
+    /// `ERR_UBLK_NBD`
+    #[error("NBD server {server}: {problem}")]
+    Nbd {
+        /// Its address.
+        server: String,
+        /// Sentence.
+        problem: String,
+        /// Positive errno, if a system call failed.
+        errno: Option<i32>,
+    },
     /// `ERR_UBLK_KERNEL`
     #[error("{}{call} failed: {}", id.map(|id| format!("device {id}: ")).unwrap_or_default(), words(source))]
     Kernel {
@@ -170,6 +180,7 @@ impl Error {
             Error::Unsupported { .. } => "ERR_UBLK_UNSUPPORTED",
             Error::BadOption { .. } => "ERR_UBLK_INVALID_OPTION",
             Error::File { .. } => "ERR_UBLK_FILE",
+            Error::Nbd { .. } => "ERR_UBLK_NBD",
             Error::Kernel { .. } => "ERR_UBLK_KERNEL",
         }
     }
@@ -209,6 +220,8 @@ impl Error {
                 "Check the file's rights, or ask for a read-only device.".into()
             }
             Error::File { .. } => "Check the path, its size and its file system.".into(),
+            Error::Nbd { errno: Some(_), .. } => "Is the server running, and can it be reached from here?".into(),
+            Error::Nbd { .. } => "`nbdinfo URI` shows what the server offers.".into(),
             Error::Kernel { .. } => "`dmesg` may say more.".into(),
         }
     }
@@ -226,7 +239,7 @@ impl Error {
             Error::Timeout { .. } | Error::KernelStuck { .. } | Error::ServerSilent { .. } => Some(libc::ETIMEDOUT),
             Error::InvalidState { .. } | Error::Refused { .. } | Error::BadOption { .. } => None,
             Error::Unsupported { .. } => Some(libc::EOPNOTSUPP),
-            Error::File { errno, .. } => *errno,
+            Error::File { errno, .. } | Error::Nbd { errno, .. } => *errno,
             Error::Kernel { source, .. } => source.raw_os_error(),
         };
         positive.map(|errno| -errno)

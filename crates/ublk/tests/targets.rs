@@ -300,6 +300,36 @@ fn a_leg_that_fails_a_write_is_dropped_told_and_not_read_after_a_restart() {
     drop(bad_leg);
 }
 
+/// The good leg is slow, so a record that was not waited for would not be there yet.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_write_that_a_leg_missed_is_answered_when_that_is_on_record_and_not_before() {
+    let scratch = Scratch::new("record");
+    let below = file(&scratch.path("slow.img"), &creating(8 * MIB)).unwrap();
+    let slow_leg = Live::new(fault(below, Faults { delay: Duration::from_millis(50), ..Faults::default() }));
+    let faults =
+        Faults { error_rate: 1.0, error_ops: vec![Op::Write], error_range: Some((MIB, 2 * MIB)), ..Faults::default() };
+    let bad_leg = Live::new(fault(mem(8 * MIB).unwrap(), faults));
+    let paths = [bad_leg.path().into(), slow_leg.path().into()];
+    let options = FileOptions { direct: true, create: true, size_bytes: Some(4 * MIB), ..FileOptions::default() };
+    let live = Live::new(mirror(&paths, &options).unwrap());
+    wait_until("the second leg is in sync", || all_in_sync(live.target.as_ref()));
+    live.write(MIB, 2);
+    let at_the_answer = contents(&scratch.path("slow.img"));
+    drop(live);
+    drop(slow_leg);
+
+    // Power was lost at the answer: what the slow leg held then is all that there is of it.
+    std::fs::write(scratch.path("slow.img"), at_the_answer).unwrap();
+    let paths = [bad_leg.path().into(), scratch.path("slow.img")];
+    let live = Live::new(mirror(&paths, &FileOptions { direct: true, ..FileOptions::default() }).unwrap());
+    for _ in 0..4 {
+        assert!(live.read(MIB).0 == [2; 4096], "a leg was read that had missed an acknowledged write");
+    }
+    drop(live);
+    drop(bad_leg);
+}
+
 #[test]
 #[ignore = "needs a ublk kernel"]
 fn a_read_that_a_leg_fails_is_answered_by_another_and_the_leg_is_dropped() {
@@ -446,6 +476,56 @@ fn after_a_crash_one_leg_is_followed_and_no_write_is_lost_while_the_others_are_r
         assert!(second[at..at + 4096] == [fill; 4096], "block {block} lost its last write");
     }
     assert!(!second[..SIZE as usize].contains(&0xbb) || first.contains(&0xbb));
+}
+
+/// Each window takes the slow leg tens of milliseconds, and every write goes to one of four.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_write_into_the_window_of_a_slow_resync_is_not_lost() {
+    let scratch = Scratch::new("window");
+    let good = scratch.path("good.img");
+    std::fs::write(&good, vec![0xaa; 1 << 20]).unwrap();
+    let below = file(&scratch.path("slow.img"), &creating(2 * MIB)).unwrap();
+    let slow_leg = Live::new(fault(below, Faults { delay: Duration::from_millis(20), ..Faults::default() }));
+    let options = FileOptions { direct: true, create: true, ..FileOptions::default() };
+    let live = Live::new(mirror(&[good.clone(), slow_leg.path().into()], &options).unwrap());
+    std::thread::scope(|scope| {
+        for writer in 0..8_u64 {
+            let live = &live;
+            scope.spawn(move || {
+                let device = live.open();
+                let mut random = Random(writer + 1);
+                while !all_in_sync(live.target.as_ref()) {
+                    let block = random.below(32) * 8 + writer;
+                    device.write_all_at(&page(random.below(250) as u8).0, block * 4096).unwrap();
+                }
+            });
+        }
+    });
+    drop(live);
+    drop(slow_leg);
+    let (good, slow) = (contents(&good), contents(&scratch.path("slow.img")));
+    assert!(good[..1 << 20] == slow[..1 << 20], "the resync wrote what a newer write had replaced");
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn an_old_copy_of_a_leg_is_stale_although_the_newest_record_names_it() {
+    let scratch = Scratch::new("old-copy");
+    let paths = scratch.legs(2);
+    drop(Live::new(mirror(&paths, &creating(MIB)).unwrap()));
+    let old = contents(&paths[1]);
+    let live = Live::new(mirror(&paths, &FileOptions::default()).unwrap());
+    live.write(4096, 5);
+    drop(live);
+    std::fs::write(&paths[1], old).unwrap();
+    let live = Live::new(mirror(&paths, &FileOptions::default()).unwrap());
+    for _ in 0..4 {
+        assert!(live.read(4096).0 == [5; 4096]);
+    }
+    wait_until("the old copy is in sync", || all_in_sync(live.target.as_ref()));
+    drop(live);
+    assert!(contents(&paths[1])[4096..8192] == [5; 4096]);
 }
 
 #[test]

@@ -35,7 +35,7 @@ use batch::{Arrival, Batches};
 use descriptors::Descriptors;
 pub use request::{Op, Request};
 pub use stats::{OpStats, QueueStats, Stats};
-pub use submit::{BackingIo, BufferAddress};
+pub use submit::{BackingIo, BufferAddress, SocketIo};
 use submit::{Files, Label};
 
 /// Submission entries beyond which a larger ring gains nothing: a full one submits itself.

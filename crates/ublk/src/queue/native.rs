@@ -7,13 +7,14 @@
 //! A panic in the target is caught here: from then on every request is answered EIO until the device is stopped.
 
 use std::any::Any;
+use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ublk_executor::{Mapping, Wait};
 
-use super::{BackingIo, BufferAddress, Event, Queue, Slot};
+use super::{BackingIo, BufferAddress, Event, Queue, Slot, SocketIo};
 use crate::device::CharDevice;
 use crate::target::{Progress, QueueTarget, Target, WOKEN};
 use crate::{BufferMode, Error, SharedMemory};
@@ -21,22 +22,82 @@ use crate::{BufferMode, Error, SharedMemory};
 /// What a target may do for the request at hand.
 pub struct Io<'a> {
     queue: &'a mut Queue,
+    memory: Memory<'a>,
+    tags: &'a mut [TagState],
+    tag: u16,
     /// Where the request's data is, in memory of this process; none in the zero-copy modes.
     data: Option<(&'a Mapping, usize)>,
-    open: &'a mut u16,
-    tag: u16,
     /// The same as an address.
     buffer: BufferAddress,
     woken: &'a mut Vec<u16>,
     broken: &'a mut Option<Error>,
 }
 
+/// Where the data of requests may be, beside the target's own memory.
+#[derive(Clone, Copy)]
+struct Memory<'a> {
+    /// One buffer per tag.
+    buffers: Option<&'a Mapping>,
+    shared: Option<&'a SharedMemory>,
+}
+
+impl<'a> Io<'a> {
+    #[inline]
+    fn new(
+        queue: &'a mut Queue,
+        memory: Memory<'a>,
+        tags: &'a mut [TagState],
+        tag: u16,
+        woken: &'a mut Vec<u16>,
+        broken: &'a mut Option<Error>,
+    ) -> Io<'a> {
+        let request = queue.request(tag);
+        let (data, buffer) = match (request.in_shared_memory(), memory.shared) {
+            (Some(offset), Some(shared)) => {
+                (Some((shared.mapping(), offset)), shared_address(shared, offset, request.len_bytes))
+            }
+            _ => {
+                let offset = usize::from(tag) * queue.device().max_io_bytes() as usize;
+                (memory.buffers.map(|buffers| (buffers, offset)), tags[usize::from(tag)].buffer)
+            }
+        };
+        Io { queue, memory, tags, tag, data, buffer, woken, broken }
+    }
+}
+
 impl Io<'_> {
     /// Starts an operation on the target's file `file` (0 is its first); its end comes to `resume` with `part`.
     #[inline]
     pub fn start(&mut self, file: u16, part: u16, io: BackingIo) {
-        match self.queue.push_backing(self.tag, part, file + 1, self.buffer, io) {
-            Ok(()) => *self.open += 1,
+        let pushed = self.queue.push_backing(self.tag, part, file + 1, self.buffer, io);
+        self.started(pushed);
+    }
+
+    /// The same for another request that waits ([`Progress::Waiting`]): what is started through it is that one's.
+    #[inline]
+    pub fn at(&mut self, tag: u16) -> Io<'_> {
+        debug_assert!(self.queue.is_open(tag), "tag {tag} has no request");
+        Io::new(self.queue, self.memory, self.tags, tag, self.woken, self.broken)
+    }
+
+    /// Starts an operation on a socket; only in the modes that have buffers. The socket stays open until its end.
+    #[inline]
+    pub fn socket(&mut self, part: u16, socket: RawFd, io: SocketIo) {
+        let pushed = self.queue.push_socket(self.tag, part, socket, self.buffer, io);
+        self.started(pushed);
+    }
+
+    /// Comes to `resume` with `part` in the next turn.
+    #[inline]
+    pub fn nop(&mut self, part: u16) {
+        let pushed = self.queue.push_nop(self.tag, part);
+        self.started(pushed);
+    }
+
+    #[inline]
+    fn started(&mut self, pushed: Result<(), Error>) {
+        match pushed {
+            Ok(()) => self.tags[usize::from(self.tag)].backing += 1,
             Err(error) => *self.broken = Some(error),
         }
     }
@@ -44,10 +105,8 @@ impl Io<'_> {
     /// Comes to `resume` with `part` after this long, with a result of no meaning. A request has one of these at a time.
     #[inline]
     pub fn delay(&mut self, part: u16, duration: Duration) {
-        match self.queue.push_delay(self.tag, part, duration) {
-            Ok(()) => *self.open += 1,
-            Err(error) => *self.broken = Some(error),
-        }
+        let pushed = self.queue.push_delay(self.tag, part, duration);
+        self.started(pushed);
     }
 
     /// Wakes a request that said [`Progress::Waiting`]: `resume` is called for it after this one, with `part` [`WOKEN`].
@@ -254,26 +313,9 @@ impl NativeQueue {
 
     #[inline]
     fn parts(&mut self, tag: u16) -> (&mut dyn QueueTarget, super::Request, Io<'_>) {
-        let state = &mut self.tags[usize::from(tag)];
         let request = *self.queue.request(tag);
-        let (data, buffer) = match (request.in_shared_memory(), &self.shared_memory) {
-            (Some(offset), Some(shared)) => {
-                (Some((shared.mapping(), offset)), shared_address(shared, offset, request.len_bytes))
-            }
-            _ => {
-                let offset = usize::from(tag) * self.queue.device().max_io_bytes() as usize;
-                (self.buffers.as_ref().map(|buffers| (buffers, offset)), state.buffer)
-            }
-        };
-        let io = Io {
-            queue: &mut self.queue,
-            data,
-            open: &mut state.backing,
-            tag,
-            buffer,
-            woken: &mut self.woken,
-            broken: &mut self.broken,
-        };
+        let memory = Memory { buffers: self.buffers.as_ref(), shared: self.shared_memory.as_deref() };
+        let io = Io::new(&mut self.queue, memory, &mut self.tags, tag, &mut self.woken, &mut self.broken);
         (self.target.as_mut(), request, io)
     }
 

@@ -187,6 +187,41 @@ pub enum BackingIo {
     },
 }
 
+/// One operation on a stream socket, for a tag that the server owns. Lengths in bytes; it may move fewer.
+#[derive(Debug, Clone, Copy)]
+pub enum SocketIo {
+    /// Send `length` bytes from the target's own memory.
+    SendFrom {
+        /// At least `length` bytes.
+        address: BufferAddress,
+        /// Bytes.
+        length: u32,
+        /// More follows at once: no packet need go yet.
+        has_more: bool,
+    },
+    /// Send `length` bytes of the request's data.
+    Send {
+        /// Place in the request's data.
+        data_offset: u32,
+        /// Bytes.
+        length: u32,
+    },
+    /// Receive into the target's own memory.
+    ReceiveTo {
+        /// Room for `length` bytes.
+        address: BufferAddress,
+        /// Bytes.
+        length: u32,
+    },
+    /// Receive the request's data.
+    Receive {
+        /// Place in the request's data.
+        data_offset: u32,
+        /// Bytes.
+        length: u32,
+    },
+}
+
 impl Queue {
     #[inline]
     pub(super) fn push_fetch(&mut self, tag: u16, buffer: BufferAddress) -> Result<(), Error> {
@@ -367,6 +402,47 @@ impl Queue {
         });
         self.push(entry, Label::backing(tag, part))?;
         self.backing += 1; // what was refused never completes
+        Ok(())
+    }
+
+    /// Starts one operation on a socket, which need not be among the queue's files. `buffer` is the tag's buffer.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the ring is broken.
+    pub(super) fn push_socket(
+        &mut self,
+        tag: u16,
+        part: u16,
+        socket: RawFd,
+        buffer: BufferAddress,
+        io: SocketIo,
+    ) -> Result<(), Error> {
+        let socket = types::Fd(socket);
+        let place = |data_offset: u32| buffer.0 + u64::from(data_offset);
+        let (address, length, more, is_send) = match io {
+            SocketIo::SendFrom { address, length, has_more } => (address.0, length, has_more, true),
+            SocketIo::Send { data_offset, length } => (place(data_offset), length, false, true),
+            SocketIo::ReceiveTo { address, length } => (address.0, length, false, false),
+            SocketIo::Receive { data_offset, length } => (place(data_offset), length, false, false),
+        };
+        let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
+        let entry = if is_send {
+            opcode::Send::new(socket, address as *const u8, length).flags(flags).build()
+        } else {
+            opcode::Recv::new(socket, address as *mut u8, length).flags(libc::MSG_WAITALL).build()
+        };
+        self.push(entry, Label::backing(tag, part))?;
+        self.backing += 1;
+        Ok(())
+    }
+
+    /// Starts nothing, which ends at once.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when the ring is broken.
+    pub(super) fn push_nop(&mut self, tag: u16, part: u16) -> Result<(), Error> {
+        self.push(opcode::Nop::new().build(), Label::backing(tag, part))?;
+        self.backing += 1;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod file;
 mod integrity;
 mod mem;
 mod mirror;
+mod nbd;
 mod null;
 mod stripe;
 mod transfer;
@@ -18,7 +19,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 pub use crate::queue::native::Io;
-pub use crate::queue::{BackingIo, BufferAddress, Op, Request};
+pub use crate::queue::{BackingIo, BufferAddress, Op, Request, SocketIo};
 use crate::{BufferMode, CharDevice, Error};
 
 pub use backing::FileOptions;
@@ -27,6 +28,7 @@ pub use file::open as file;
 pub use integrity::{Integrity, with_integrity};
 pub use mem::{mem, mem_zero_copy};
 pub use mirror::open as mirror;
+pub use nbd::{NbdAddress, NbdOptions, nbd};
 pub use null::null;
 pub use stripe::{StripeOptions, open as stripe};
 pub use zoned::{ZonedOptions, zoned};
@@ -107,7 +109,8 @@ pub const WOKEN: u16 = u16::MAX;
 pub enum Progress {
     /// Operations are under way; `resume` will be called for each.
     Pending,
-    /// None is, but one of another request of this queue: its end will wake this one ([`Io::wake`]).
+    /// It waits for something of another request: its end wakes this one ([`Io::wake`]), or it is gone on with from the `start` or `resume` of
+    /// that one ([`Io::at`]).
     Waiting,
     /// Answer: bytes done, or -errno. Data of a read is in the tag's buffer.
     Done(i32),
@@ -148,7 +151,7 @@ pub enum LegState {
 
 /// Answers a device's requests.
 pub trait Target: Send + Sync {
-    /// Word in `info`: null, mem, file, stripe, mirror, zoned, fault.
+    /// Word in `info`: null, mem, file, stripe, mirror, zoned, nbd, fault.
     fn kind(&self) -> &'static str;
     /// Size and abilities.
     fn geometry(&self) -> Geometry;

@@ -1,0 +1,360 @@
+//! The requests of one thread over one connection.
+//!
+//! One send and one receive are on the ring at a time, or the bytes of several requests would mix. A send is charged to the request that it is
+//! of. Replies come in any order, so the receive of a header is charged to any request that waits, and that of data to its own. So when nobody
+//! waits nothing is on the ring, and a queue that is idle can end.
+//!
+//! A request that has its reply through the receive of another one gets a NOP of its own, whose end answers it: in this way every layer above
+//! sees the end of every request.
+//!
+//! A lost connection: when both operations have come back, a thread makes a new one (connect.rs), and every request that waits is sent
+//! again from its beginning. One of them looks from time to time whether it is there, and when patience is at its end all fail.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use rustix::net::{Shutdown, shutdown};
+use ublk_executor::Mapping;
+
+use super::Shared;
+use super::connect::{Connection, Reconnection};
+use super::protocol::{REPLY_BYTES, REQUEST_BYTES, decode, encode};
+use crate::error::words;
+use crate::target::{BufferAddress, Io, Op, Progress, QueueTarget, Request, SocketIo};
+use crate::{CharDevice, Error};
+
+/// Names of the operations on the ring.
+const SEND: u16 = 0;
+const RECEIVE_HEADER: u16 = 1;
+const RECEIVE_DATA: u16 = 2;
+const ANSWER: u16 = 3;
+const LOOK: u16 = 4;
+
+/// How often to look for a new connection.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Place of a request's header in the headers.
+const HEADER_SPACE: usize = 32;
+
+enum Link {
+    Up(Connection),
+    /// Lost, and an operation on it has not come back.
+    Ending {
+        _socket: Connection,
+    },
+    /// Being made again.
+    Down {
+        reconnection: Option<Reconnection>,
+        since: Instant,
+        is_given_up: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    request: Request,
+    /// Bytes of header and data that the socket has taken.
+    sent: u32,
+    /// Bytes of a read's data.
+    received: u32,
+    /// Its place among those that wait for a reply.
+    place: u32,
+    /// Operations on the ring that are charged to it.
+    open: u8,
+    /// Its result, when it is known.
+    answer: Option<i32>,
+}
+
+impl Slot {
+    /// Bytes that the request is on its way.
+    fn length(&self) -> u32 {
+        REQUEST_BYTES as u32 + if self.request.op == Op::Write { self.request.len_bytes } else { 0 }
+    }
+}
+
+pub(super) struct NbdQueue {
+    shared: Arc<Shared>,
+    link: Link,
+    slots: Vec<Slot>,
+    /// Requests that have no reply, sent or not.
+    waiting: Vec<u16>,
+    to_send: VecDeque<u16>,
+    is_sending: bool,
+    is_receiving: bool,
+    /// Of the header that is being received.
+    header_received: u32,
+    /// The read whose data comes next.
+    reading: Option<u16>,
+    is_looking: bool,
+    /// One header per tag, and the reply's behind them.
+    headers: Mapping,
+}
+
+impl NbdQueue {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        device: &Arc<CharDevice>,
+        tags: u32,
+        connection: Connection,
+    ) -> Result<NbdQueue, Error> {
+        let tags = tags as usize;
+        let headers = Mapping::new((tags + 1) * HEADER_SPACE)
+            .map_err(|_| Error::NoMemory { what: format!("{tags} headers"), id: Some(device.id()) })?;
+        let idle = Slot { request: Request::default(), sent: 0, received: 0, place: 0, open: 0, answer: None };
+        Ok(NbdQueue {
+            shared: Arc::clone(shared),
+            link: Link::Up(connection),
+            slots: vec![idle; tags],
+            waiting: Vec::with_capacity(tags),
+            to_send: VecDeque::with_capacity(tags),
+            is_sending: false,
+            is_receiving: false,
+            header_received: 0,
+            reading: None,
+            is_looking: false,
+            headers,
+        })
+    }
+}
+
+impl Drop for NbdQueue {
+    fn drop(&mut self) {
+        self.shared.queues.fetch_sub(1, SeqCst);
+    }
+}
+
+impl QueueTarget for NbdQueue {
+    fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress {
+        let Some(header) = encode(request, tag.into()) else { return Progress::Done(-libc::EOPNOTSUPP) };
+        self.look();
+        if let Link::Down { is_given_up: true, .. } = self.link {
+            return Progress::Done(-libc::EIO);
+        }
+        self.headers.copy_in(usize::from(tag) * HEADER_SPACE, &header);
+        let place = self.waiting.len() as u32;
+        self.slots[usize::from(tag)] = Slot { request: *request, sent: 0, received: 0, place, open: 0, answer: None };
+        self.waiting.push(tag);
+        if let Link::Up(_) = self.link {
+            self.to_send.push_back(tag);
+        }
+        self.go_on(io);
+        Progress::Waiting
+    }
+
+    fn resume(&mut self, tag: u16, _request: &Request, part: u16, result: i32, io: &mut Io<'_>) -> Progress {
+        self.slots[usize::from(tag)].open -= 1;
+        match part {
+            SEND => self.sent(tag, result),
+            RECEIVE_HEADER => self.header_received(tag, result, io),
+            RECEIVE_DATA => self.data_received(tag, result, io),
+            LOOK => self.looked(tag, io),
+            _ => {} // NOP: there is an answer
+        }
+        self.go_on(io);
+        match self.slots[usize::from(tag)] {
+            Slot { open: 0, answer: Some(answer), .. } => Progress::Done(answer),
+            _ => Progress::Waiting,
+        }
+    }
+}
+
+impl NbdQueue {
+    /// Starts what can be started: the next send, the next receive, or the way to a new connection.
+    fn go_on(&mut self, io: &mut Io<'_>) {
+        if !self.is_sending && !self.is_receiving && matches!(self.link, Link::Ending { .. }) {
+            self.link = Link::Down { reconnection: None, since: Instant::now(), is_given_up: false };
+            self.look();
+        }
+        match &self.link {
+            Link::Up(connection) => {
+                let socket = connection.socket.as_raw_fd();
+                self.send_next(socket, io);
+                self.receive_next(socket, io);
+            }
+            Link::Ending { .. } => {}
+            Link::Down { .. } => {
+                if let Some(&tag) = self.waiting.first().filter(|_| !self.is_looking) {
+                    self.is_looking = true;
+                    self.slots[usize::from(tag)].open += 1;
+                    io.at(tag).delay(LOOK, LOOK_EVERY);
+                }
+            }
+        }
+    }
+
+    fn send_next(&mut self, socket: RawFd, io: &mut Io<'_>) {
+        if self.is_sending {
+            return;
+        }
+        let Some(tag) = self.to_send.pop_front() else { return };
+        let slot = self.slots[usize::from(tag)];
+        let header_bytes = REQUEST_BYTES as u32;
+        let step = if slot.sent < header_bytes {
+            let address = self.header(usize::from(tag), slot.sent);
+            SocketIo::SendFrom { address, length: header_bytes - slot.sent, has_more: slot.length() > header_bytes }
+        } else {
+            SocketIo::Send { data_offset: slot.sent - header_bytes, length: slot.length() - slot.sent }
+        };
+        self.is_sending = true;
+        self.slots[usize::from(tag)].open += 1;
+        io.at(tag).socket(SEND, socket, step);
+    }
+
+    fn receive_next(&mut self, socket: RawFd, io: &mut Io<'_>) {
+        let (tag, part, step) = match (self.reading, self.waiting.last()) {
+            _ if self.is_receiving => return,
+            (Some(tag), _) => {
+                let Slot { received, request, .. } = self.slots[usize::from(tag)];
+                (tag, RECEIVE_DATA, SocketIo::Receive { data_offset: received, length: request.len_bytes - received })
+            }
+            (None, Some(&tag)) => {
+                let (done, length) = (self.header_received, REPLY_BYTES as u32);
+                let address = self.header(self.slots.len(), done);
+                (tag, RECEIVE_HEADER, SocketIo::ReceiveTo { address, length: length - done })
+            }
+            (None, None) => return,
+        };
+        self.is_receiving = true;
+        self.slots[usize::from(tag)].open += 1;
+        io.at(tag).socket(part, socket, step);
+    }
+
+    fn sent(&mut self, tag: u16, result: i32) {
+        self.is_sending = false;
+        let Some(bytes) = self.taken(result) else { return };
+        let slot = &mut self.slots[usize::from(tag)];
+        slot.sent += bytes;
+        if slot.sent < slot.length() {
+            // Also when its reply is there already: the server takes the rest for its data.
+            self.to_send.push_front(tag);
+        }
+    }
+
+    fn header_received(&mut self, tag: u16, result: i32, io: &mut Io<'_>) {
+        self.is_receiving = false;
+        let Some(bytes) = self.taken(result) else { return };
+        self.header_received += bytes;
+        if self.header_received < REPLY_BYTES as u32 {
+            return;
+        }
+        self.header_received = 0;
+        let mut reply = [0; REPLY_BYTES];
+        self.headers.copy_out(self.slots.len() * HEADER_SPACE, &mut reply);
+        let Some((cookie, errno)) = decode(&reply) else { return self.lose("it sent something that is no reply") };
+        let Some(of) = self.waiting_for(cookie) else { return self.lose("it answered what was not asked") };
+        let request = self.slots[usize::from(of)].request;
+        match (errno, request.op) {
+            (0, Op::Read) => self.reading = Some(of),
+            (0, _) => self.answer(of, request.done_bytes(), tag, io),
+            _ => self.answer(of, errno, tag, io),
+        }
+    }
+
+    fn data_received(&mut self, tag: u16, result: i32, io: &mut Io<'_>) {
+        self.is_receiving = false;
+        let Some(bytes) = self.taken(result) else { return };
+        let slot = &mut self.slots[usize::from(tag)];
+        slot.received += bytes;
+        if slot.received == slot.request.len_bytes {
+            let done = slot.request.done_bytes();
+            self.reading = None;
+            self.answer(tag, done, tag, io);
+        }
+    }
+
+    /// Bytes that an operation of the connection has moved; None when the connection is lost, which this notices.
+    fn taken(&mut self, result: i32) -> Option<u32> {
+        match result {
+            _ if !matches!(self.link, Link::Up(_)) => None,
+            1.. => Some(result as u32),
+            0 => {
+                self.lose("the server hung up");
+                None
+            }
+            errno if errno == -libc::EAGAIN || errno == -libc::EINTR => Some(0),
+            errno => {
+                self.lose(&words(&std::io::Error::from_raw_os_error(-errno)));
+                None
+            }
+        }
+    }
+
+    fn waiting_for(&self, cookie: u64) -> Option<u16> {
+        let tag = u16::try_from(cookie).ok()?;
+        let slot = self.slots.get(usize::from(tag))?;
+        (self.waiting.get(slot.place as usize) == Some(&tag)).then_some(tag)
+    }
+
+    /// A request has its result. Its end is told by an operation of its own: the one that has just come, one that is still open, or a NOP.
+    fn answer(&mut self, tag: u16, result: i32, current: u16, io: &mut Io<'_>) {
+        let slot = &mut self.slots[usize::from(tag)];
+        slot.answer = Some(result);
+        let place = slot.place as usize;
+        if slot.open == 0 && tag != current {
+            slot.open = 1;
+            io.at(tag).nop(ANSWER);
+        }
+        self.waiting.swap_remove(place);
+        if let Some(&moved) = self.waiting.get(place) {
+            self.slots[usize::from(moved)].place = place as u32;
+        }
+    }
+
+    /// Ends the connection: its operations come back, and then there will be another one.
+    #[cold]
+    fn lose(&mut self, why: &str) {
+        let none = Link::Down { reconnection: None, since: Instant::now(), is_given_up: false };
+        let Link::Up(connection) = std::mem::replace(&mut self.link, none) else { return };
+        let server = &self.shared.options.address;
+        self.shared.tell(format!("the connection to {server} is lost ({why}); it is being made again"));
+        let _ = shutdown(&connection.socket, Shutdown::Both);
+        self.link = Link::Ending { _socket: connection };
+        self.to_send.clear();
+        self.reading = None;
+        self.header_received = 0;
+    }
+
+    /// Takes a new connection if there is one, and sends again what has no reply.
+    fn look(&mut self) {
+        let Link::Down { reconnection, .. } = &mut self.link else { return };
+        let Some(making) = reconnection else {
+            *reconnection = Reconnection::begin(Arc::clone(&self.shared.options), self.shared.export).ok();
+            return;
+        };
+        let Some(connection) = making.take() else { return };
+        self.shared.tell(format!("there is a new connection to {}", self.shared.options.address));
+        self.link = Link::Up(connection);
+        self.to_send.extend(&self.waiting);
+        for &tag in &self.waiting {
+            let slot = &mut self.slots[usize::from(tag)];
+            (slot.sent, slot.received) = (0, 0);
+        }
+    }
+
+    fn looked(&mut self, current: u16, io: &mut Io<'_>) {
+        self.is_looking = false;
+        self.look();
+        let patience = self.shared.options.patience;
+        match &mut self.link {
+            Link::Down { since, is_given_up, .. } if since.elapsed() >= patience => *is_given_up = true,
+            _ => return,
+        }
+        let server = &self.shared.options.address;
+        let seconds = patience.as_secs_f64();
+        self.shared
+            .tell(format!("there is no new connection to {server} after {seconds} s; until there is, requests fail"));
+        while let Some(&tag) = self.waiting.last() {
+            self.answer(tag, -libc::EIO, current, io);
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn header(&self, index: usize, offset: u32) -> BufferAddress {
+        let address = self.headers.address(index * HEADER_SPACE + offset as usize, HEADER_SPACE - offset as usize);
+        // SAFETY: the mapping lives in the target, which outlives the queue; Rust touches it by raw copies only.
+        unsafe { BufferAddress::new(address) }
+    }
+}

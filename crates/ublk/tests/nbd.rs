@@ -1,0 +1,262 @@
+//! The target `nbd` against nbdkit, behind real block devices. Needs a kernel with ublk, root and nbdkit: `make test-vm` runs these.
+
+mod common;
+
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{Live, MIB, page, spec_for};
+use ublk::serve::ServeEvent;
+use ublk::target::{Faults, NbdAddress, NbdOptions, fault, nbd};
+use ublk::{DeviceSpec, Error};
+
+/// A running nbdkit. Dropping it kills it.
+struct Server(Child);
+
+impl Server {
+    /// `arguments` are filters, the plugin and its settings. Returns when it listens.
+    fn start(socket: &Path, arguments: &[&str]) -> Server {
+        let _ = std::fs::remove_file(socket);
+        let server = Server::spawn(&["-U", socket.to_str().unwrap()], arguments);
+        wait_until("nbdkit listens", || UnixStream::connect(socket).is_ok());
+        server
+    }
+
+    fn spawn(place: &[&str], arguments: &[&str]) -> Server {
+        let mut command = Command::new("nbdkit");
+        command.arg("--foreground").args(place).args(arguments).stderr(Stdio::null());
+        Server(command.spawn().expect("nbdkit is there"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < until, "not within 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn socket(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("ublk-nbd-{name}-{}.sock", std::process::id()))
+}
+
+fn over(socket: &Path) -> NbdOptions {
+    NbdOptions {
+        address: NbdAddress::Unix { path: socket.to_owned() },
+        export: String::new(),
+        read_only: false,
+        size_bytes: None,
+        block_bytes: None,
+        patience: Duration::from_secs(20),
+    }
+}
+
+fn warnings(live: &Live) -> Vec<String> {
+    let events = live.events.lock().unwrap();
+    let texts = events.iter().filter_map(|event| match event {
+        ServeEvent::Warning(text) => Some(text.clone()),
+        _ => None,
+    });
+    texts.collect()
+}
+
+/// Writes blocks from several threads, each its own, until told to stop; then every block must hold its last write.
+fn write_from_threads(live: &Live, blocks: u64, meanwhile: impl FnOnce()) -> usize {
+    let stop = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..8_u64)
+            .map(|writer| {
+                let stop = &stop;
+                scope.spawn(move || {
+                    let device = live.open();
+                    let mut last = std::collections::HashMap::new();
+                    let mut number = writer;
+                    while !stop.load(Ordering::Relaxed) {
+                        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                        let block = (number >> 33) % (blocks / 8) * 8 + writer;
+                        device.write_all_at(&page(number as u8).0, block * 4096).unwrap();
+                        last.insert(block, number as u8);
+                    }
+                    last
+                })
+            })
+            .collect();
+        meanwhile();
+        stop.store(true, Ordering::Relaxed);
+        writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
+    });
+    for (block, fill) in &written {
+        assert!(live.read(block * 4096).0 == [*fill; 4096], "block {block}");
+    }
+    written.len()
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn an_export_keeps_what_many_requests_at_once_write() {
+    let socket = socket("data");
+    let _server = Server::start(&socket, &["memory", "16M"]);
+    let target = nbd(over(&socket)).unwrap();
+    let geometry = target.geometry();
+    assert_eq!(geometry.size_bytes, 16 * MIB);
+    assert!(
+        geometry.volatile_cache && geometry.fua && geometry.discard && geometry.write_zeroes && !geometry.read_only
+    );
+    // nbdkit's memory allows several connections: a queue each.
+    let spec = DeviceSpec { queues: 2, ..spec_for(target.as_ref()) };
+    let live = Live::with(target, spec);
+    assert!(write_from_threads(&live, 16 * MIB / 4096, || std::thread::sleep(Duration::from_secs(1))) > 50);
+    live.open().sync_all().unwrap();
+    // A request as long as the device takes.
+    let data = "x".repeat(2 << 20);
+    common::run_with_input(
+        &["dd", &format!("of={}", live.path()), "bs=512k", "iflag=fullblock", "oflag=direct", "status=none"],
+        &data,
+    );
+    assert!(live.read(2 * MIB - 4096).0 == [b'x'; 4096]);
+    let status = Command::new("blkdiscard").args(["--zeroout", "-l", "1048576", &live.path()]).status().unwrap();
+    assert!(status.success());
+    assert!(live.read(0).0 == [0; 4096] && live.read(MIB).0 == [b'x'; 4096]);
+    let status = Command::new("blkdiscard").args(["-o", "1048576", "-l", "1048576", &live.path()]).status().unwrap();
+    assert!(status.success());
+    assert!(live.read(MIB).0 == [0; 4096]);
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_server_that_is_killed_under_load_and_started_again_costs_no_request() {
+    let (socket, image) = (socket("restart"), std::env::temp_dir().join("ublk-nbd-restart.img"));
+    std::fs::write(&image, vec![0; 8 << 20]).unwrap();
+    let arguments = ["file", image.to_str().unwrap()];
+    let mut server = Some(Server::start(&socket, &arguments));
+    let live = Live::new(nbd(over(&socket)).unwrap());
+    write_from_threads(&live, 8 * MIB / 4096, || {
+        for round in 1..=3 {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(server.take());
+            std::thread::sleep(Duration::from_millis(300));
+            server = Some(Server::start(&socket, &arguments));
+            let connections = || warnings(&live).iter().filter(|text| text.contains("new connection")).count();
+            wait_until("there is a new connection", || connections() == round);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    });
+    let warnings = warnings(&live);
+    assert_eq!(warnings.iter().filter(|text| text.contains("is lost")).count(), 3, "{warnings:?}");
+    assert_eq!(warnings.iter().filter(|text| text.contains("new connection")).count(), 3, "{warnings:?}");
+    drop(live);
+    std::fs::remove_file(&image).unwrap();
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn requests_fail_when_a_server_stays_away_and_not_when_it_is_back() {
+    let (socket, image) = (socket("patience"), std::env::temp_dir().join("ublk-nbd-patience.img"));
+    std::fs::write(&image, vec![0; 1 << 20]).unwrap();
+    let arguments = ["file", image.to_str().unwrap()];
+    let server = Server::start(&socket, &arguments);
+    let patience = Duration::from_millis(500);
+    let live = Live::new(nbd(NbdOptions { patience, ..over(&socket) }).unwrap());
+    live.write(0, 1);
+    drop(server);
+    let device = live.open();
+    let begin = Instant::now();
+    let error = device.write_all_at(&page(2).0, 0).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    assert!((patience..patience * 20).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+    let begin = Instant::now();
+    device.write_all_at(&page(2).0, 0).unwrap_err();
+    assert!(begin.elapsed() < patience, "patience was at its end already");
+    let _server = Server::start(&socket, &arguments);
+    wait_until("writes succeed again", || device.write_all_at(&page(3).0, 0).is_ok());
+    assert!(live.read(0).0 == [3; 4096]);
+    drop(live);
+    std::fs::remove_file(&image).unwrap();
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_server_of_one_connection_serves_one_queue() {
+    let socket = socket("single");
+    let _server = Server::start(&socket, &["--filter=multi-conn", "memory", "4M", "multi-conn-mode=disable"]);
+    let target = nbd(over(&socket)).unwrap();
+    let spec = DeviceSpec { queues: 2, ..spec_for(target.as_ref()) };
+    let control = ublk::Control::open().unwrap();
+    let mut device = ublk::Device::add(&control, spec).unwrap();
+    let refused = ublk::spawn_target(&mut device, Arc::clone(&target), Arc::new(|_| {})).err().unwrap();
+    assert!(matches!(&refused, Error::Nbd { problem, .. } if problem.contains("one queue")), "{refused}");
+    device.delete().unwrap();
+    let live = Live::new(target);
+    live.write(0, 7);
+    assert!(live.read(0).0 == [7; 4096]);
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn an_export_that_is_only_read_and_errors_of_the_server_are_passed_on() {
+    let socket = socket("errors");
+    {
+        let _server = Server::start(&socket, &["-r", "memory", "4M"]);
+        let live = Live::new(nbd(over(&socket)).unwrap());
+        assert!(live.device.granted().read_only);
+        let file = std::fs::File::open(live.path()).unwrap();
+        let mut data = [1; 4096];
+        file.read_exact_at(&mut data, 0).unwrap();
+        assert!(data == [0; 4096]);
+    }
+    let filter = ["--filter=error", "memory", "4M", "error-pwrite=ENOSPC", "error-pwrite-rate=100%"];
+    let _server = Server::start(&socket, &filter);
+    let live = Live::new(nbd(over(&socket)).unwrap());
+    let error = live.open().write_all_at(&page(1).0, 0).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    live.read(0);
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn what_cannot_be_connected_to_is_told() {
+    let refused = |options| nbd(options).err().expect("refused").to_string();
+    let nowhere = socket("nowhere");
+    assert!(refused(over(&nowhere)).ends_with("No such file or directory"));
+    let address = NbdAddress::Tcp { host: "127.0.0.1".into(), port: 1 };
+    assert!(refused(NbdOptions { address, ..over(&nowhere) }).ends_with("127.0.0.1:1: Connection refused"));
+    let socket = socket("exports");
+    let _server =
+        Server::start(&socket, &["--filter=exportname", "memory", "4M", "exportname=disk", "exportname-strict=true"]);
+    let text = refused(NbdOptions { export: "tape".into(), ..over(&socket) });
+    assert!(text.contains("it has no export \"tape\""), "{text}");
+    let text = refused(NbdOptions { export: "disk".into(), size_bytes: Some(8 * MIB), ..over(&socket) });
+    assert!(text.contains("has 4194304 bytes, too few"), "{text}");
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn faults_lie_over_an_export_too_and_tcp_carries_it() {
+    let _server = Server::spawn(&["-i", "127.0.0.1", "-p", "10809"], &["memory", "4M"]);
+    wait_until("nbdkit listens", || std::net::TcpStream::connect("127.0.0.1:10809").is_ok());
+    let address = NbdAddress::Tcp { host: "127.0.0.1".into(), port: 10809 };
+    let below = nbd(NbdOptions { address, ..over(Path::new("")) }).unwrap();
+    let live =
+        Live::new(fault(below, Faults { torn_write_rate: 1.0, delay: Duration::from_millis(20), ..Faults::default() }));
+    let mut lengths = std::collections::HashSet::new();
+    for round in 0..20_u64 {
+        let begin = Instant::now();
+        live.open().write_all_at(&page(0xee).0, round * 4096).unwrap_err();
+        assert!(begin.elapsed() >= Duration::from_millis(20));
+        lengths.insert(live.read(round * 4096).0.iter().filter(|&&byte| byte == 0xee).count());
+    }
+    assert!(lengths.len() > 4 && !lengths.contains(&4096), "{lengths:?}");
+}
