@@ -1,4 +1,4 @@
-/** Devices and their states, and the files of file targets. */
+/** Devices and their states, and the files and servers of targets. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
 import test, { type ExecutionContext } from 'ava'
-import { createDevice, Device, deviceInfo, file, listDevices, nullTarget, stopDevice } from '../../src/index.ts'
+import { createDevice, Device, deviceInfo, file, listDevices, mirror, nbd, nullTarget, stopDevice } from '../../src/index.ts'
 import { run, withDevice } from '../device/support.ts'
 import { type Case, direct, NOBODY, Report } from './observe.ts'
 
@@ -129,6 +129,24 @@ const FILE_CASES: Case[] = [
 ]
 
 for (const one of FILE_CASES) test.serial(one.what, (t) => report.provoke(t, 'files', one))
+
+test.serial('an NBD server that is not there', (t) =>
+  report.provoke(t, 'files', {
+    what: 'No NBD server there',
+    library: () => createDevice({ backend: nbd('nbd://127.0.0.1:1/disk') }),
+    command: { args: ['add', 'nbd', 'nbd://127.0.0.1:1/disk'] },
+  }),
+)
+
+test.serial('a mirror of files that are no legs', async (t) => {
+  const paths = [inDirectory('short.img'), inDirectory('other.img')]
+  writeFileSync(paths[1] as string, Buffer.alloc(8192))
+  await report.provoke(t, 'files', {
+    what: 'Files that are no legs of a mirror',
+    library: () => createDevice({ backend: mirror({ paths }) }),
+    command: { args: ['add', 'mirror', ...paths] },
+  })
+})
 
 test.serial('a file that another server has', async (t) => {
   const image = inDirectory('locked.img')

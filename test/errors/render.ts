@@ -22,7 +22,7 @@ const SECTIONS = {
     intro: 'Misuse is a plain `TypeError` or `RangeError` from the library, and exit status 2 from the program, which speaks of its flags.',
     columns: WHAT_IS_TOLD,
   },
-  files: { title: 'Files of file targets', intro: '', columns: WHAT_IS_TOLD },
+  files: { title: 'Files and servers of targets', intro: '', columns: WHAT_IS_TOLD },
   modules: { title: 'Backends that do not come up', intro: 'Nothing is left behind: the device is removed again.', columns: WHAT_IS_TOLD },
   serving: {
     title: 'While a device is served',

@@ -3,7 +3,7 @@
 //! ```text
 //! control/  add, start, stop, delete, info: the control plane; may sleep, so never on a queue thread
 //! queue/    fetch, dispatch, commit: one hardware queue on the thread that owns its ring       -> queue
-//! target/   null, mem, file: code that answers requests                                             -> target
+//! target/   null, mem, file, stripe, mirror, nbd, fault: code that answers requests                   -> target
 //! device    one device's life, over control
 //! serve     queue threads for a native target
 //! shared_memory  pages that a device's users share with it

@@ -6,10 +6,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use common::{Live, MIB, page};
 use ublk::Target;
-use ublk::target::{FileOptions, file, mem, null};
+use ublk::target::{Faults, FileOptions, StripeOptions, fault, file, mem, mirror, null, stripe};
 
 struct Counting;
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -53,12 +54,24 @@ fn allocations_under_load(target: Arc<dyn Target>) -> u64 {
 fn requests_allocate_nothing() {
     let path = std::env::temp_dir().join("ublk-no-allocation.img");
     let options = FileOptions { size_bytes: Some(4 * MIB), create: true, ..FileOptions::default() };
-    let targets: [Arc<dyn Target>; 3] = [null(4 * MIB), mem(4 * MIB).unwrap(), file(&path, &options).unwrap()];
+    let legs = |kind: &str| [0, 1].map(|leg| std::env::temp_dir().join(format!("ublk-no-allocation-{kind}{leg}.img")));
+    let striped = StripeOptions { chunk_bytes: 4096, files: options.clone() };
+    let faults = Faults { delay: Duration::from_micros(1), ..Faults::default() };
+    let targets: [Arc<dyn Target>; 6] = [
+        null(4 * MIB),
+        mem(4 * MIB).unwrap(),
+        file(&path, &options).unwrap(),
+        stripe(&legs("stripe"), &striped).unwrap(),
+        mirror(&legs("mirror"), &options).unwrap(),
+        fault(mem(4 * MIB).unwrap(), faults),
+    ];
     for target in targets {
         let kind = target.kind();
         assert_eq!(allocations_under_load(target), 0, "{kind}");
     }
-    std::fs::remove_file(&path).unwrap();
+    for path in [[path].as_slice(), &legs("stripe"), &legs("mirror")].concat() {
+        std::fs::remove_file(path).unwrap();
+    }
     // The counter counts: the test would pass for nothing otherwise.
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     drop(std::hint::black_box(Box::new(1)));
