@@ -95,11 +95,13 @@ test('every public name is there', (t) => {
     'createDevice',
     'deleteDevice',
     'deviceInfo',
+    'fault',
     'features',
     'file',
     'isSupported',
     'listDevices',
     'memory',
+    'mirror',
     'nullTarget',
     'parseSize',
     'queueAffinity',
@@ -107,6 +109,7 @@ test('every public name is there', (t) => {
     'recoverDevice',
     'resizeDevice',
     'stopDevice',
+    'stripe',
     'worker',
   ])
   t.truthy([factory, options, noRead, badAnswer, noBackend, badRecovery, uses])
