@@ -73,7 +73,8 @@ async function verifyLoad(id: number): Promise<{ end: Promise<void> }> {
   const end = fioVerify(`/dev/ublkb${id}`, { blockSize: '4k-64k', sizeBytes: 28 * MIB, jobs: 2 })
   end.catch(() => {})
   // Field 5 of a disk's stat: writes completed.
-  await until(() => Number(readFileSync(`/sys/block/ublkb${id}/stat`, 'utf8').trim().split(/\s+/)[4]) > 50)
+  const writes = (): number => Number(readFileSync(`/sys/block/ublkb${id}/stat`, 'utf8').trim().split(/\s+/)[4])
+  await until(() => writes() > 50, 60_000) // fio takes its time to begin on a busy machine
   return { end }
 }
 

@@ -22,10 +22,10 @@ export async function run(program: string, ...args: Array<string | number>): Pro
 }
 
 /** Waits for what the kernel or another thread does in its own time. */
-export async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + UNTIL_LIMIT_MS
+export async function until(holds: () => boolean | Promise<boolean>, limitMs = UNTIL_LIMIT_MS): Promise<void> {
+  const deadline = Date.now() + limitMs
   while (!(await holds())) {
-    if (Date.now() > deadline) throw new Error(`not within ${UNTIL_LIMIT_MS} ms: ${holds}`)
+    if (Date.now() > deadline) throw new Error(`not within ${limitMs} ms: ${holds}`)
     await delay(10)
   }
 }

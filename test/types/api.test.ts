@@ -111,6 +111,7 @@ test('every public name is there', (t) => {
     'stopDevice',
     'stripe',
     'worker',
+    'zoned',
   ])
   t.truthy([factory, options, noRead, badAnswer, noBackend, badRecovery, uses])
 })
