@@ -306,7 +306,7 @@ fn a_leg_that_fails_a_write_is_dropped_told_and_not_read_after_a_restart() {
 fn a_write_that_a_leg_missed_is_answered_when_that_is_on_record_and_not_before() {
     let scratch = Scratch::new("record");
     let below = file(&scratch.path("slow.img"), &creating(8 * MIB)).unwrap();
-    let slow_leg = Live::new(fault(below, Faults { delay: Duration::from_millis(50), ..Faults::default() }));
+    let slow_leg = Live::new(fault(below, Faults { delay: Duration::from_millis(20), ..Faults::default() }));
     let faults =
         Faults { error_rate: 1.0, error_ops: vec![Op::Write], error_range: Some((MIB, 2 * MIB)), ..Faults::default() };
     let bad_leg = Live::new(fault(mem(8 * MIB).unwrap(), faults));

@@ -15,7 +15,7 @@ use crate::error::words;
 const STATX_DIOALIGN: u32 = 0x2000;
 
 /// How long udev may take to look at a block device, and how often to ask whether it still does.
-const UDEV_LIMIT: Duration = Duration::from_secs(2);
+const UDEV_LIMIT: Duration = Duration::from_secs(5);
 const UDEV_POLL: Duration = Duration::from_millis(10);
 
 /// How to open a file or a block device.
