@@ -73,7 +73,8 @@ fn warnings(live: &Live) -> Vec<String> {
     texts.collect()
 }
 
-/// Writes blocks from several threads, each its own, until told to stop; then every block must hold its last write.
+/// Writes blocks from several threads, each its own, and reads them among all the others, until told to stop; then every block must hold
+/// its last write.
 fn write_from_threads(live: &Live, blocks: u64, meanwhile: impl FnOnce()) -> usize {
     let stop = AtomicBool::new(false);
     let written = std::thread::scope(|scope| {
@@ -88,6 +89,9 @@ fn write_from_threads(live: &Live, blocks: u64, meanwhile: impl FnOnce()) -> usi
                         number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                         let block = (number >> 33) % (blocks / 8) * 8 + writer;
                         device.write_all_at(&page(number as u8).0, block * 4096).unwrap();
+                        let mut data = page(0);
+                        device.read_exact_at(&mut data.0, block * 4096).unwrap();
+                        assert!(data.0 == [number as u8; 4096], "block {block} was read as another one");
                         last.insert(block, number as u8);
                     }
                     last
