@@ -87,13 +87,6 @@ impl Io<'_> {
         self.started(pushed);
     }
 
-    /// Comes to `resume` with `part` in the next turn.
-    #[inline]
-    pub fn nop(&mut self, part: u16) {
-        let pushed = self.queue.push_nop(self.tag, part);
-        self.started(pushed);
-    }
-
     #[inline]
     fn started(&mut self, pushed: Result<(), Error>) {
         match pushed {

@@ -436,16 +436,6 @@ impl Queue {
         Ok(())
     }
 
-    /// Starts nothing, which ends at once.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] when the ring is broken.
-    pub(super) fn push_nop(&mut self, tag: u16, part: u16) -> Result<(), Error> {
-        self.push(opcode::Nop::new().build(), Label::backing(tag, part))?;
-        self.backing += 1;
-        Ok(())
-    }
-
     /// Starts a time-out; its end is that of a backing operation.
     ///
     /// # Errors

@@ -4,8 +4,7 @@
 //! of. Replies come in any order, so the receive of a header is charged to any request that waits, and that of data to its own. So when nobody
 //! waits nothing is on the ring, and a queue that is idle can end.
 //!
-//! A request that has its reply through the receive of another one gets a NOP of its own, whose end answers it: in this way every layer above
-//! sees the end of every request.
+//! A request that has its reply through the receive of another one is woken: in this way every layer above sees the end of every request.
 //!
 //! A lost connection: when both operations have come back, a thread makes a new one (connect.rs), and every request that waits is sent
 //! again from its beginning. One of them looks from time to time whether it is there, and when patience is at its end all fail.
@@ -23,15 +22,14 @@ use super::Shared;
 use super::connect::{Connection, Reconnection};
 use super::protocol::{REPLY_BYTES, REQUEST_BYTES, decode, encode};
 use crate::error::words;
-use crate::target::{BufferAddress, Io, Op, Progress, QueueTarget, Request, SocketIo};
+use crate::target::{BufferAddress, Io, Op, Progress, QueueTarget, Request, SocketIo, WOKEN};
 use crate::{CharDevice, Error};
 
 /// Names of the operations on the ring.
 const SEND: u16 = 0;
 const RECEIVE_HEADER: u16 = 1;
 const RECEIVE_DATA: u16 = 2;
-const ANSWER: u16 = 3;
-const LOOK: u16 = 4;
+const LOOK: u16 = 3;
 
 /// How often to look for a new connection.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -145,13 +143,15 @@ impl QueueTarget for NbdQueue {
     }
 
     fn resume(&mut self, tag: u16, _request: &Request, part: u16, result: i32, io: &mut Io<'_>) -> Progress {
-        self.slots[usize::from(tag)].open -= 1;
+        if part != WOKEN {
+            self.slots[usize::from(tag)].open -= 1;
+        }
         match part {
             SEND => self.sent(tag, result),
             RECEIVE_HEADER => self.header_received(tag, result, io),
             RECEIVE_DATA => self.data_received(tag, result, io),
             LOOK => self.looked(tag, io),
-            _ => {} // NOP: there is an answer
+            _ => {} // woken: there is an answer
         }
         self.go_on(io);
         match self.slots[usize::from(tag)] {
@@ -288,14 +288,13 @@ impl NbdQueue {
         (self.waiting.get(slot.place as usize) == Some(&tag)).then_some(tag)
     }
 
-    /// A request has its result. Its end is told by an operation of its own: the one that has just come, one that is still open, or a NOP.
+    /// A request has its result. Its end follows that of an operation of its own which is still open, or has just come; else it is woken.
     fn answer(&mut self, tag: u16, result: i32, current: u16, io: &mut Io<'_>) {
         let slot = &mut self.slots[usize::from(tag)];
         slot.answer = Some(result);
         let place = slot.place as usize;
         if slot.open == 0 && tag != current {
-            slot.open = 1;
-            io.at(tag).nop(ANSWER);
+            io.wake(tag);
         }
         self.waiting.swap_remove(place);
         if let Some(&moved) = self.waiting.get(place) {
