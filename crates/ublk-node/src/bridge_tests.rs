@@ -130,6 +130,7 @@ impl Live {
             write_zeroes: false,
             zoned: None,
             integrity: None,
+            unprivileged: false,
             recovery: Recovery::Off,
             data_path: DataPath::Only(BufferMode::Copy),
             shared_memory: None,

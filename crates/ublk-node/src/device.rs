@@ -74,6 +74,8 @@ pub struct DeviceSpec {
     pub zero_copy_fallback: String,
     /// Look for partitions.
     pub partition_scan: bool,
+    /// Made as a user without CAP_SYS_ADMIN.
+    pub unprivileged: bool,
     /// Of a device with integrity data.
     pub integrity: Option<IntegritySpec>,
     /// CPUs for queue threads.
@@ -124,6 +126,7 @@ impl DeviceSpec {
             },
             zoned: target.and_then(Target::zoned),
             integrity: target.and_then(Target::integrity),
+            unprivileged: self.unprivileged,
             data_path: self.data_path(target),
             shared_memory: None,
             threads: Threads { count: self.threads.map(|count| count as u16), per_io: self.per_io },

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Access, access};
 use ublk_executor::clock;
 use ublk_uapi::{
     Attrs, DevInfo, FEATURES, Features, ParamBasic, ParamDiscard, ParamTypes, ParamZoned, Params, SECTOR_SHIFT,
@@ -117,6 +118,11 @@ impl BufferMode {
         }
     }
 
+    /// The driver lets nobody without CAP_SYS_ADMIN copy by the char device, or use the pages themselves.
+    fn is_for_unprivileged(self) -> bool {
+        matches!(self, BufferMode::Copy | BufferMode::GetData)
+    }
+
     /// The request's pages are a fixed buffer of the ring, and in no memory of the server's.
     pub(crate) fn is_zero_copy(self) -> bool {
         matches!(self, BufferMode::ZeroCopy | BufferMode::AutoZeroCopy)
@@ -221,6 +227,8 @@ pub struct DeviceSpec {
     pub zoned: Option<ZonedGeometry>,
     /// Its integrity data, if it keeps any (INTEGRITY): user copy.
     pub integrity: Option<Integrity>,
+    /// Make it as a user without CAP_SYS_ADMIN (UNPRIVILEGED_DEV): the device is this user's alone.
+    pub unprivileged: bool,
     /// What a dead server leaves.
     pub recovery: Recovery,
     /// How data shall move.
@@ -259,6 +267,7 @@ impl DeviceSpec {
             write_zeroes: geometry.write_zeroes,
             zoned: target.zoned(),
             integrity: target.integrity(),
+            unprivileged: false,
             recovery: Recovery::Off,
             data_path: DataPath::Auto(target.buffers()),
             shared_memory: None,
@@ -272,6 +281,7 @@ impl DeviceSpec {
 
     fn dev_info(&self, buffers: BufferMode) -> DevInfo {
         let mut options = Features::empty();
+        options.set(Features::UNPRIVILEGED_DEV, self.unprivileged);
         options.set(Features::ZONED, self.zoned.is_some());
         options.set(Features::INTEGRITY, self.integrity.is_some());
         options.set(Features::PER_IO_DAEMON, self.threads.per_io);
@@ -307,6 +317,7 @@ impl DeviceSpec {
             write_zeroes: clears && params.discard.max_write_zeroes_sectors > 0,
             zoned: None, // such a device is not taken over, nor one with integrity
             integrity: None,
+            unprivileged: false, // the driver grants those no recovery
             recovery: Recovery::of(info.flags),
             data_path: DataPath::Only(buffers),
             shared_memory: None,
@@ -448,6 +459,7 @@ impl Device {
         clock::start();
         check_zoned(&spec)?;
         check_integrity(&spec)?;
+        check_unprivileged(&spec)?;
         let (granted, buffers) = add_with_granted_mode(control, &spec)?;
         let device = Device::new(control, granted, spec.params(), spec, buffers);
         match device.check_grant().and_then(|()| device.set_up()) {
@@ -588,6 +600,9 @@ impl Device {
 
     /// What a device needs before its queues: parameters, and the memory that its users share.
     fn set_up(&self) -> Result<(), Error> {
+        if self.spec.unprivileged {
+            wait_for_rights(self.id())?;
+        }
         self.control.set_params(self.id(), &self.params)?;
         let Some(shared) = self.spec.shared_memory.as_deref() else { return Ok(()) };
         let (address, length, flags) = shared.registration();
@@ -691,6 +706,11 @@ impl Device {
         let needs =
             FEATURES.iter().filter(|feature| missing.contains(feature.flag)).max_by_key(|feature| feature.since);
         match needs {
+            // The driver clears this one for who has CAP_SYS_ADMIN.
+            Some(feature) if feature.flag == Features::UNPRIVILEGED_DEV && self.control.has(feature.flag) => {
+                let rule = "a process with CAP_SYS_ADMIN makes no unprivileged devices: run it as the user, or leave the wish out";
+                Err(Error::BadOption { rule: rule.into() })
+            }
             Some(feature) => Err(Error::Unsupported { what: format!("{missing}"), since: feature.since_text }),
             None => Ok(()),
         }
@@ -735,13 +755,49 @@ fn check_integrity(spec: &DeviceSpec) -> Result<(), Error> {
     Err(Error::BadOption { rule })
 }
 
+/// What a device of an unprivileged user cannot be: the driver would answer EINVAL, or drop it in silence.
+fn check_unprivileged(spec: &DeviceSpec) -> Result<(), Error> {
+    let rule = match &spec.data_path {
+        _ if !spec.unprivileged => return Ok(()),
+        _ if spec.recovery != Recovery::Off => {
+            "an unprivileged device has no recovery: the driver does not let its user hold requests back".into()
+        }
+        _ if spec.zoned.is_some() || spec.integrity.is_some() => {
+            "an unprivileged device is not zoned and keeps no integrity data: both move by user-copy".into()
+        }
+        DataPath::Only(mode) if !mode.is_for_unprivileged() => {
+            format!("an unprivileged device moves its data by copy or get-data, not by {}", mode.name())
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::BadOption { rule })
+}
+
+/// How often to look whether they are there: nobody tells.
+const RIGHTS_POLL: Duration = Duration::from_millis(2);
+
+/// Rights on the char device of an unprivileged user come from udev's rules, in their own time.
+fn wait_for_rights(id: DeviceId) -> Result<(), Error> {
+    let path = char_path(id);
+    let deadline = Instant::now() + OPEN_LIMIT;
+    loop {
+        match access(&path, Access::READ_OK | Access::WRITE_OK) {
+            Ok(()) => return Ok(()),
+            Err(_) if Instant::now() < deadline => std::thread::sleep(RIGHTS_POLL),
+            Err(errno) => {
+                return Err(Error::Permission { what: path, id: Some(id), errno: errno.raw_os_error() });
+            }
+        }
+    }
+}
+
 /// The driver drops unknown features in silence, so the echo decides; a mode that was not granted is tried no further.
 fn add_with_granted_mode(control: &Control, spec: &DeviceSpec) -> Result<(DevInfo, BufferMode), Error> {
     let preferred = match &spec.data_path {
         DataPath::Only(mode) => return Ok((add(control, spec, *mode)?, *mode)),
         DataPath::Auto(modes) => modes,
     };
-    for &mode in preferred {
+    for &mode in preferred.iter().filter(|mode| !spec.unprivileged || mode.is_for_unprivileged()) {
         let granted = add(control, spec, mode)?;
         if granted.flags.contains(mode.features()) {
             return Ok((granted, mode));

@@ -191,7 +191,12 @@ impl Error {
             Error::DriverMissing => {
                 "Run `modprobe ublk_drv` as root; the driver needs Linux 6.5 or later with CONFIG_BLK_DEV_UBLK.".into()
             }
-            Error::Permission { .. } => "Run as root, or with CAP_SYS_ADMIN and CAP_DAC_OVERRIDE.".into(),
+            Error::Permission { what, id: Some(id), .. } if what.starts_with("/dev/ublkc") => {
+                format!("Unprivileged devices need udev's rules: `ublk udev` prints them. Until then only root can remove this one: `ublk del {id}`.")
+            }
+            Error::Permission { .. } => {
+                "Run as root, or with CAP_SYS_ADMIN and CAP_DAC_OVERRIDE; or let `ublk udev` print the rules for unprivileged devices, and use --unprivileged.".into()
+            }
             Error::IoUringDisabled { .. } => {
                 "Set `sysctl kernel.io_uring_disabled=0`; in a container, allow the io_uring system calls in its seccomp profile.".into()
             }

@@ -42,6 +42,10 @@ pub struct DeviceInfo {
     pub owner_uid: u32,
     /// Its group.
     pub owner_gid: u32,
+    /// Major and minor number of /dev/ublkcN.
+    pub char_number: (u32, u32),
+    /// Major and minor number of /dev/ublkbN; zeroes before it was started.
+    pub block_number: (u32, u32),
 }
 
 impl DeviceInfo {
@@ -67,6 +71,8 @@ impl DeviceInfo {
             features: info.flags,
             owner_uid: info.owner_uid,
             owner_gid: info.owner_gid,
+            char_number: (params.devt.char_major, params.devt.char_minor),
+            block_number: (params.devt.disk_major, params.devt.disk_minor),
         }
     }
 }
@@ -83,10 +89,11 @@ impl Control {
     }
 }
 
-/// Every ublk device of this machine, lowest id first. A device that goes away meanwhile is left out.
+/// Every ublk device of this machine, lowest id first. A device that goes away meanwhile is left out, and for an
+/// unprivileged caller those of other users.
 ///
 /// # Errors
-/// [`Error::Permission`] when the driver refuses, and those of every command.
+/// Those of every command.
 pub fn list(control: &Control) -> Result<Vec<DeviceInfo>, Error> {
     let mut ids = ids();
     ids.sort_unstable();
@@ -94,7 +101,8 @@ pub fn list(control: &Control) -> Result<Vec<DeviceInfo>, Error> {
     for id in ids {
         match control.info(id) {
             Ok(info) => devices.push(info),
-            Err(Error::NoDevice { .. }) => {}
+            // Gone meanwhile, or another user's.
+            Err(Error::NoDevice { .. } | Error::Permission { .. }) => {}
             Err(error) => return Err(error),
         }
     }

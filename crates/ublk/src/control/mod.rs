@@ -71,6 +71,11 @@ impl Control {
         Ok(Features::read_from_bytes(&bytes).unwrap_or_default())
     }
 
+    /// True when this kernel says that it has a feature.
+    pub(crate) fn has(&self, feature: Features) -> bool {
+        self.features().is_ok_and(|features| features.contains(feature))
+    }
+
     /// ADD_DEV: `info` names the wishes; the answer is what the driver granted (unknown flags are dropped in silence).
     pub(crate) fn add(&self, info: &DevInfo) -> Result<DevInfo, Error> {
         let mut bytes = info.as_bytes().to_vec();
@@ -210,10 +215,47 @@ impl Control {
         self.run_within(COMMAND_LIMIT, op, command, buffer)
     }
 
-    /// Sends a command until it is answered: signals interrupt some commands in the driver (EINTR), and a busy
-    /// io_uring may ask to come again (EAGAIN). Answers the result, which is 0 but for REG_BUF.
+    /// Sends a command, in the form that the device wants: one of an unprivileged user wants the path of its char device in front of each
+    /// command's buffer, whoever sends it, and answers EINVAL without. Answers the result, which is 0 but for REG_BUF.
     fn run_within(&self, limit: Duration, op: CtrlOp, command: CtrlCmd, buffer: &mut Vec<u8>) -> Result<u32, Error> {
         let deadline = Instant::now() + limit;
+        let refusal = match self.send(deadline, limit, op, command, buffer) {
+            Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                Error::from_answer(op, command.dev_id, libc::EINVAL)
+            }
+            answer => return answer,
+        };
+        let has_path = command.dev_path_len > 0 || matches!(op, CtrlOp::AddDev | CtrlOp::GetFeatures);
+        if has_path || !self.is_unprivileged(command.dev_id)? {
+            return Err(refusal);
+        }
+        let path = char_path(command.dev_id).into_bytes();
+        let mut whole = [&path, &buffer[..]].concat();
+        let answer = self.send(deadline, limit, op, command.with_dev_path_len(path.len() as u16), &mut whole);
+        *buffer = whole.split_off(path.len().min(whole.len()));
+        answer
+    }
+
+    /// # Errors
+    /// [`Error::Permission`] for another user's device.
+    fn is_unprivileged(&self, id: DeviceId) -> Result<bool, Error> {
+        match self.dev_info_by_path(id) {
+            Ok(info) => Ok(info.flags.contains(Features::UNPRIVILEGED_DEV)),
+            Err(error @ Error::Permission { .. }) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Sends a command until it is answered: signals interrupt some commands in the driver (EINTR), and a busy
+    /// io_uring may ask to come again (EAGAIN).
+    fn send(
+        &self,
+        deadline: Instant,
+        limit: Duration,
+        op: CtrlOp,
+        command: CtrlCmd,
+        buffer: &mut Vec<u8>,
+    ) -> Result<u32, Error> {
         loop {
             let (answer, returned) = self.thread.call(op, command, std::mem::take(buffer), deadline, limit)?;
             *buffer = returned;
