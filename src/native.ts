@@ -134,6 +134,8 @@ export interface DeviceSpec {
   batch: boolean
   fixedFiles: boolean
   partitionScan: boolean
+  /** Made as a user without CAP_SYS_ADMIN. */
+  unprivileged: boolean
   /** Of a device with integrity data, else null. */
   integrity: IntegritySpec | null
   /** CPUs for the queue threads; null takes the kernel's queue affinity. */

@@ -53,6 +53,12 @@ export interface DeviceOptions extends QueueOptions {
   rotational?: boolean
   /** What happens when this process dies. 'off' (default): the block device goes, `dead`. Else it stays, `quiesced` or `fail_io`, until it is recovered. */
   recovery?: Recovery
+  /**
+   * Make the device as a user without CAP_SYS_ADMIN, for this user alone (Linux 6.3). It needs the udev rules that `ublk udev` prints; there is
+   * no recovery, and data moves by 'copy' or 'get-data'. After 30 s without an answer the kernel kills this process: see `requestTimeoutMs`.
+   * Default false.
+   */
+  unprivileged?: boolean
   /** Metadata to each logical block, for `nullTarget`, `memory` and `file` (Linux 7.0). A file's is kept in `PATH.integrity`. Default none. */
   integrity?: IntegrityOptions
   /** CPUs for the queue threads, dealt out in turn, one each; default the kernel's affinity of each queue. */
@@ -80,6 +86,7 @@ export interface CheckedOptions extends CheckedQueueOptions {
   readOnly: boolean | null
   rotational: boolean
   recovery: Recovery
+  unprivileged: boolean
   integrity: IntegritySpec | null
   cpus: number[] | null
   requestTimeoutMs: number
@@ -100,6 +107,7 @@ const NAMES = new Set<string>([
   'rotational',
   'recovery',
   ...QUEUE_OPTION_NAMES,
+  'unprivileged',
   'integrity',
   'cpus',
   'requestTimeoutMs',
@@ -153,6 +161,7 @@ export function checkOptions(options: DeviceOptions): CheckedOptions {
     rotational: boolean('rotational', options.rotational ?? false),
     recovery: oneOf('recovery', options.recovery ?? 'off', ['off', 'requeue', 'reissue', 'fail-io']),
     ...checkQueueOptions(options, queues),
+    unprivileged: boolean('unprivileged', options.unprivileged ?? false),
     integrity: optional(options.integrity, checkIntegrity),
     cpus: optional(options.cpus, checkCpus),
     requestTimeoutMs: integer('requestTimeoutMs', options.requestTimeoutMs ?? DEFAULT_REQUEST_TIMEOUT_MS, 1, REQUEST_TIMEOUT_LIMIT_MS - 1),
@@ -223,6 +232,7 @@ export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): D
   checkPhysical(options.physicalBlockSize, blockSize)
   if (base.zoned !== null && sizeBytes !== null) checkZonedDevice(base.zoned, sizeBytes, options)
   if (options.integrity !== null) checkIntegrityDevice(target, options)
+  if (options.unprivileged) checkUnprivileged(options, base)
   const readOnly = (options.readOnly ?? false) || base.readOnly
   return {
     ...commonSpec(options),
@@ -237,6 +247,15 @@ export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): D
     writeZeroes: false,
     target: onBase(target, { sizeBytes, readOnly }),
   }
+}
+
+/** What the driver refuses, or drops in silence, for users without CAP_SYS_ADMIN. */
+function checkUnprivileged({ recovery, dataPath, integrity }: CheckedOptions, target: TargetSpec | null): void {
+  const user = 'for an unprivileged device'
+  if (recovery !== 'off') throw invalidValue('recovery', `'off' ${user} (its user may not hold requests back)`, recovery)
+  if (!['auto', 'copy', 'get-data'].includes(dataPath)) throw invalidValue('dataPath', `'auto', 'copy' or 'get-data' ${user}`, dataPath)
+  if (integrity !== null) throw invalidValue('integrity', `left out ${user} (it moves by user-copy)`, undefined)
+  if (target?.zoned) throw invalidValue('unprivileged', 'false for a zoned target (it moves its data by user-copy)', true)
 }
 
 /** The target below all layers: the one that has the bytes. */
@@ -261,6 +280,7 @@ export function backendDeviceSpec(options: CheckedOptions, abilities: Abilities)
   if (options.readOnly === false && !abilities.write) throw invalidValue('readOnly', 'true for a backend without a write method', false)
   checkBackendPath(options)
   if (options.integrity !== null) checkIntegrityDevice(null, options)
+  if (options.unprivileged) checkUnprivileged(options, null)
   const readOnly = options.readOnly ?? !abilities.write
   return {
     ...commonSpec(options),
@@ -277,14 +297,29 @@ export function backendDeviceSpec(options: CheckedOptions, abilities: Abilities)
 }
 
 type CommonSpec = CheckedQueueOptions &
-  Pick<DeviceSpec, 'id' | 'queues' | 'depth' | 'maxIoBytes' | 'rotational' | 'recovery' | 'integrity' | 'cpus' | 'requestDeadlineMs'>
+  Pick<
+    DeviceSpec,
+    'id' | 'queues' | 'depth' | 'maxIoBytes' | 'rotational' | 'recovery' | 'unprivileged' | 'integrity' | 'cpus' | 'requestDeadlineMs'
+  >
 
 function commonSpec(options: CheckedOptions): CommonSpec {
-  const { id, queues, depth, maxIoBytes, rotational, recovery, integrity, cpus } = options
+  const { id, queues, depth, maxIoBytes, rotational, recovery, unprivileged, integrity, cpus } = options
   const { dataPath, zeroCopyFallback, sharedMemoryPath, sharedMemoryReadOnly, threads, perIo, batch, fixedFiles, partitionScan } = options
   const shared = { sharedMemoryPath, sharedMemoryReadOnly }
   const path = { dataPath, zeroCopyFallback, ...shared, threads, perIo, batch, fixedFiles, partitionScan }
-  return { id, queues, depth, maxIoBytes, rotational, recovery, integrity, cpus, requestDeadlineMs: options.requestTimeoutMs, ...path }
+  return {
+    id,
+    queues,
+    depth,
+    maxIoBytes,
+    rotational,
+    recovery,
+    unprivileged,
+    integrity,
+    cpus,
+    requestDeadlineMs: options.requestTimeoutMs,
+    ...path,
+  }
 }
 
 function checkBackend({ backend, backendOptions }: DeviceOptions): CheckedOptions['backend'] {

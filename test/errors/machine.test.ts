@@ -51,6 +51,14 @@ test.serial('no driver', async (t) => {
   await report.provoke(t, 'machine', { what: 'The driver is not loaded', library: () => inChild(CREATE), command: { args: ADD } })
 })
 
+test.serial('an unprivileged device of root', (t) =>
+  report.provoke(t, 'machine', {
+    what: 'An unprivileged device, asked for by root',
+    library: () => inChild("await ublk.createDevice({ backend: ublk.memory({ size: '1MiB' }), unprivileged: true })"),
+    command: { args: [...ADD, '--unprivileged'] },
+  }),
+)
+
 test.serial('no rights', (t) =>
   report.provoke(t, 'machine', {
     what: 'No rights',

@@ -99,6 +99,7 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       multipleNonGreedy: true,
       summary: 'for modules: an option for the factory; may be repeated',
     }),
+    unprivileged: Flags.boolean({ summary: 'as a user who is not root, for this user alone; needs the rules of `ublk udev`' }),
     integrity: Flags.string({
       helpValue: 'PARTS',
       summary: 'metadata to each block: size=8,csum=t10dif|ip|nvme,pi-offset=0,tag-size=2,reftag,capable; default none',
@@ -149,6 +150,7 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       ...(flags.batch && { batch: true }),
       ...(!flags['fixed-files'] && { fixedFiles: false }),
       ...(!flags['part-scan'] && { partitionScan: false }),
+      ...(flags.unprivileged && { unprivileged: true }),
       ...(flags.integrity !== undefined && { integrity: parseIntegrity(flags.integrity) }),
       ...(flags.timeout !== undefined && { requestTimeoutMs: parseDurationMs(flags.timeout, '--timeout') }),
     }

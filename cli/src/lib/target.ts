@@ -29,6 +29,7 @@ export interface DeviceSpec extends QueueOptions {
   maxIoBytes?: string
   readOnly?: true
   recovery?: Recovery
+  unprivileged?: true
   integrity?: IntegrityOptions
   requestTimeoutMs?: number
 }
@@ -247,6 +248,7 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^integrity\.piOffset (?=must)/, '--integrity pi-offset '],
   [/^integrity\.tagSize (?=must)/, '--integrity tag-size '],
   [/^integrity\./, '--integrity '],
+  [/^unprivileged (?=must)/, '--unprivileged '],
   [/^integrity (?=must)/, '--integrity '],
   [/^requestTimeoutMs (?=must)/, '--timeout in milliseconds '],
   [/^stripe\.chunk (?=must)/, '--chunk '],

@@ -1,0 +1,91 @@
+import { execFile, execFileSync } from 'node:child_process'
+import { chmodSync, chownSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import test from 'ava'
+import { errorOf, type Outcome, ublk } from '../program.ts'
+import { assertNothingLeft, isAlive, leftovers } from './device.ts'
+
+const OWNER = 1000
+const STRANGER = 1001
+/** Time after which the kernel kills an unprivileged server that does not answer. */
+const KERNEL_PATIENCE_MS = 30_000
+
+/** What udev does where the rules are installed: the nodes belong to the owner. */
+const rules = setInterval(() => {
+  for (const name of readdirSync('/dev').filter((name) => /^ublk[bc]\d+$/.test(name))) {
+    if (statSync(`/dev/${name}`, { throwIfNoEntry: false })?.uid === 0) chownSync(`/dev/${name}`, OWNER, OWNER)
+  }
+}, 10)
+const home = mkdtempSync('/tmp/ublk-user-')
+chownSync(home, OWNER, OWNER)
+chmodSync('/dev/ublk-control', 0o666)
+for (const user of [OWNER, STRANGER]) execFileSync('useradd', ['--uid', `${user}`, '--no-create-home', `user${user}`])
+
+test.after.always(() => {
+  clearInterval(rules)
+  rmSync(home, { recursive: true })
+})
+test.afterEach.always(async (t) => {
+  if (leftovers().length > 0) await asUser(OWNER, 'del', '--all')
+  await assertNothingLeft(t)
+})
+
+function through(user: number): string[] {
+  return ['setpriv', '--reuid', `${user}`, '--regid', `${user}`, '--clear-groups', '--']
+}
+
+function asUser(user: number, ...args: string[]): Promise<Outcome> {
+  return ublk(args, { through: through(user), env: { XDG_RUNTIME_DIR: home, HOME: home }, cwd: '/' })
+}
+
+test.serial('a user who is not root adds a device, uses it and takes it away; another user cannot', async (t) => {
+  const added = await asUser(OWNER, 'add', 'mem', '--size', '64M', '--unprivileged', '--json')
+  t.is(added.status, 0, added.stdout + added.stderr)
+  const device = JSON.parse(added.stdout)
+  t.like(device, { state: 'live', ownerUid: OWNER, dataPath: 'get-data' })
+  t.true(device.flags.includes('UNPRIVILEGED_DEV'))
+  const [command = '', ...words] = through(OWNER)
+  execFileSync(command, [...words, 'mkfs.ext4', '-q', device.path])
+  execFileSync(command, [...words, 'e2fsck', '-fn', device.path], { stdio: 'pipe' })
+
+  const stranger = await asUser(STRANGER, 'stop', `${device.id}`, '--json')
+  t.is(stranger.status, 4)
+  t.is(errorOf(stranger).code, 'ERR_UBLK_PERMISSION')
+  t.deepEqual(JSON.parse((await asUser(STRANGER, 'list', '--json')).stdout).devices, [])
+  t.is(JSON.parse((await asUser(OWNER, 'list', '--json')).stdout).devices.length, 1)
+  const gone = await asUser(OWNER, 'del', `${device.id}`)
+  t.is(gone.status, 0, gone.stderr)
+})
+
+test.serial('what an unprivileged device cannot be is refused', async (t) => {
+  const recovery = await asUser(OWNER, 'add', 'mem', '-s', '1M', '--unprivileged', '-r')
+  t.is(recovery.status, 2)
+  t.regex(recovery.stderr, /--recovery must be 'off' for an unprivileged device/)
+  const path = await asUser(OWNER, 'add', 'mem', '-s', '1M', '--unprivileged', '--data-path', 'user-copy')
+  t.regex(path.stderr, /--data-path must be 'auto', 'copy' or 'get-data' for an unprivileged device/)
+  const privileged = await asUser(OWNER, 'add', 'mem', '-s', '1M', '--json')
+  t.is(privileged.status, 4)
+  t.regex(String(errorOf(privileged).hint), /`ublk udev`.*--unprivileged/)
+  const root = await ublk(['add', 'mem', '-s', '1M', '--unprivileged', '--json'])
+  t.is(errorOf(root).code, 'ERR_UBLK_INVALID_OPTION')
+})
+
+test.serial('a handler that never answers is answered for before the kernel kills the server', async (t) => {
+  t.timeout(120_000)
+  const module = join(home, 'silent.mjs')
+  writeFileSync(
+    module,
+    'export default { size: 1 << 20, read: (buffer, offset) => (offset < 65536 ? undefined : new Promise(() => {})) }\n',
+  )
+  const added = await asUser(OWNER, 'add', module, '--unprivileged', '--json')
+  t.is(added.status, 0, added.stdout + added.stderr)
+  const { path, server } = JSON.parse(added.stdout)
+  const begun = performance.now()
+  const read = promisify(execFile)('dd', [`if=${path}`, 'of=/dev/null', 'bs=4k', 'skip=32', 'count=1', 'iflag=direct'])
+  await t.throwsAsync(read, { message: /timed out/i })
+  t.true(performance.now() - begun < KERNEL_PATIENCE_MS)
+  await new Promise((resolve) => setTimeout(resolve, KERNEL_PATIENCE_MS + 5_000 - (performance.now() - begun)))
+  t.true(isAlive(server.pid))
+  t.is((await asUser(OWNER, 'del', '--all')).status, 0)
+})
