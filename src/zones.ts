@@ -86,9 +86,8 @@ export function checkZonedDevice(zoned: ZonedSpec, sizeBytes: number, device: Zo
   if (device.queues > 1) throw outOfRange('queues', `1 ${oneThread}`, device.queues)
   if (device.perIo) throw invalidValue('perIo', `false ${oneThread}`, device.perIo)
   if (device.batch) throw invalidValue('batch', 'false for a zoned target', device.batch)
-  if (device.recovery === 'reissue') {
-    const rule = "'off', 'requeue' or 'fail-io' for a zoned target (a write that was done but not answered would come again)"
-    throw invalidValue('recovery', rule, device.recovery)
+  if (device.recovery !== 'off') {
+    throw invalidValue('recovery', "'off' for a zoned target (another server does not take it over)", device.recovery)
   }
   if (device.dataPath !== 'auto' && device.dataPath !== 'user-copy') {
     throw invalidValue('dataPath', "'auto' or 'user-copy' for a zoned target (the driver wants it)", device.dataPath)

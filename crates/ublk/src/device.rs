@@ -730,8 +730,8 @@ fn check_zoned(spec: &DeviceSpec) -> Result<(), Error> {
             spec.max_io_bytes
         ),
         _ if spec.queue_options.batch => "a zoned device takes no batches".into(),
-        _ if spec.recovery == Recovery::Reissue => {
-            "a zoned device has no recovery by reissue: a write that was done but not answered would come again, before the write pointer".into()
+        _ if spec.recovery != Recovery::Off => {
+            "a zoned device has no recovery: a write that was done but not answered would come again, before the write pointer".into()
         }
         DataPath::Only(mode) if *mode != BufferMode::UserCopy => {
             format!("a zoned device moves its data by user-copy, not by {}", mode.name())
@@ -750,6 +750,9 @@ fn check_integrity(spec: &DeviceSpec) -> Result<(), Error> {
             format!("integrity data moves by user-copy, not by {}", mode.name())
         }
         _ if spec.zoned.is_some() => "a zoned device keeps no integrity data".into(),
+        _ if spec.recovery != Recovery::Off => {
+            "a device with integrity data is not taken over by another server".into()
+        }
         _ => return Ok(()),
     };
     Err(Error::BadOption { rule })

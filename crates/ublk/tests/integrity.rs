@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::{Live, MIB, page, spec_for};
 use ublk::target::{FileOptions, Integrity, file, mem, null, with_integrity};
 use ublk::uapi::{Features, IntegrityChecksum};
-use ublk::{BufferMode, Control, DataPath, Device, DeviceSpec, Error, Target};
+use ublk::{BufferMode, Control, DataPath, Device, DeviceSpec, Error, Recovery, Target};
 
 const T10DIF: Integrity = Integrity {
     interval_bytes: 512,
@@ -278,6 +278,8 @@ fn what_does_not_fit_the_device_is_refused() {
     let refusal = |spec| Device::add(&Control::open().unwrap(), spec).err().unwrap().to_string();
     let copy = DeviceSpec { data_path: DataPath::Only(BufferMode::Copy), ..spec.clone() };
     assert!(refusal(copy).contains("integrity data moves by user-copy, not by copy"));
+    let recovery = DeviceSpec { recovery: Recovery::Requeue, ..spec.clone() };
+    assert!(refusal(recovery).contains("not taken over by another server"));
     let wide = Integrity { interval_bytes: 4096, ..T10DIF };
     assert!(refusal(DeviceSpec { integrity: Some(wide), ..spec }).contains("to the logical block 512, not 4096"));
 }

@@ -220,8 +220,8 @@ fn a_zoned_device_has_one_queue_and_user_copy() {
     assert_eq!(refusal(copy), "a zoned device moves its data by user-copy, not by copy");
     let batch = QueueOptions { batch: true, ..QueueOptions::default() };
     assert_eq!(refusal(DeviceSpec { queue_options: batch, ..spec.clone() }), "a zoned device takes no batches");
-    let reissue = DeviceSpec { recovery: Recovery::Reissue, ..spec.clone() };
-    assert!(refusal(reissue).starts_with("a zoned device has no recovery by reissue"));
+    let reissue = DeviceSpec { recovery: Recovery::Requeue, ..spec.clone() };
+    assert!(refusal(reissue).starts_with("a zoned device has no recovery"));
     // The zones themselves are given out once.
     let mut second = Device::add(&control, spec).unwrap();
     let first = Live::new(Arc::clone(&target));
