@@ -40,6 +40,7 @@ function asUser(user: number, ...args: string[]): Promise<Outcome> {
 }
 
 test.serial('a user who is not root adds a device, uses it and takes it away; another user cannot', async (t) => {
+  t.timeout(300_000)
   const added = await asUser(OWNER, 'add', 'mem', '--size', '64M', '--unprivileged', '--json')
   t.is(added.status, 0, added.stdout + added.stderr)
   const device = JSON.parse(added.stdout)
@@ -59,6 +60,7 @@ test.serial('a user who is not root adds a device, uses it and takes it away; an
 })
 
 test.serial('what an unprivileged device cannot be is refused', async (t) => {
+  t.timeout(300_000)
   const recovery = await asUser(OWNER, 'add', 'mem', '-s', '1M', '--unprivileged', '-r')
   t.is(recovery.status, 2)
   t.regex(recovery.stderr, /--recovery must be 'off' for an unprivileged device/)
@@ -72,7 +74,7 @@ test.serial('what an unprivileged device cannot be is refused', async (t) => {
 })
 
 test.serial('a handler that never answers is answered for before the kernel kills the server', async (t) => {
-  t.timeout(120_000)
+  t.timeout(300_000)
   const module = join(home, 'silent.mjs')
   writeFileSync(
     module,
