@@ -21,6 +21,7 @@ export interface SourceFile {
 /** Each crate of the workspace with those of the workspace that it may use. */
 const crateArrows: Record<string, string[]> = {
   'ublk-uapi': [],
+  'ublk-check': [],
   'ublk-executor': [],
   ublk: ['ublk-executor', 'ublk-uapi'],
   'ublk-node': ['ublk', 'ublk-executor', 'ublk-uapi'],

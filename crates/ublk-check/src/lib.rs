@@ -1,0 +1,19 @@
+//! A user of a block device that says whether the device kept its promises. Knows nothing of ublk.
+//!
+//! ```text
+//! buffer     memory for requests
+//! disk       a block device past the page cache
+//! sequence   random requests against a model in memory                      -> disk
+//! history    concurrent operations on few blocks, proved to be linearizable     -> disk
+//! survival   writes that outlive the server of the device                        -> disk
+//! ```
+//! The program `ublk-check` takes the checks line by line.
+
+#![deny(unsafe_code, missing_docs)]
+
+pub mod buffer;
+pub mod disk;
+pub mod history;
+pub mod random;
+pub mod sequence;
+pub mod survival;
