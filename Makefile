@@ -135,6 +135,10 @@ vm-stress: build ## kill, stop and delete under load, many times
 kernel-support: build ## write docs/kernel-support.md, from what the driver of each kernel says
 	@node scripts/kernel-support.ts
 
+.PHONY: vm-matrix
+vm-matrix: build ## every kernel, buffer mode, thread layout, target, block size and operation: ARGS=--write-docs for docs/matrix.md
+	@scripts/node test/matrix/run.ts $(ARGS)
+
 ##@ Speed
 .PHONY: bench
 bench: build ## our own figures, in the VM, as docs/performance.md lists them

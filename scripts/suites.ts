@@ -90,6 +90,24 @@ export const suites: Suite[] = [
       fullOnly: true,
     }),
   ),
+  { name: 'matrix control', command: ['test/matrix/control'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 700 },
+  ...endKernels.map(
+    (kernel): Suite => ({
+      name: `matrix on ${kernel}, pairs`,
+      command: ['scripts/node', 'test/matrix/run.ts', '--pairs', '--history', '10000', '--kernel', kernel],
+      counts: 'closing-line',
+      tags: ['vm', 'e2e'],
+      timeoutSeconds: 1200,
+    }),
+  ),
+  {
+    name: 'matrix',
+    command: ['scripts/node', 'test/matrix/run.ts'],
+    counts: 'closing-line',
+    tags: ['vm', 'e2e'],
+    timeoutSeconds: 3 * 3600,
+    fullOnly: true,
+  },
   ...nodes.map((node) => vmSuite(`boundary on Node ${node}`, 'test/boundary/boundary.test.ts', 600, ['--node', node])),
   { ...vmSuite('growth', 'test/boundary/growth.test.ts', 600), tags: ['vm', 'stress'] },
   {
