@@ -139,6 +139,10 @@ kernel-support: build ## write docs/kernel-support.md, from what the driver of e
 vm-matrix: build ## every kernel, buffer mode, thread layout, target, block size and operation: ARGS=--write-docs for docs/matrix.md
 	@scripts/node test/matrix/run.ts $(ARGS)
 
+.PHONY: vm-crash
+vm-crash: build ## servers that are killed, panic or are stopped, with every recovery, buffer mode and load
+	@scripts/node test/crash/run.ts $(ARGS)
+
 ##@ Speed
 .PHONY: bench
 bench: build ## our own figures, in the VM, as docs/performance.md lists them

@@ -108,6 +108,23 @@ export const suites: Suite[] = [
     timeoutSeconds: 3 * 3600,
     fullOnly: true,
   },
+  ...endKernels.map(
+    (kernel): Suite => ({
+      name: `crashes on ${kernel}, some`,
+      command: ['scripts/node', 'test/crash/run.ts', '--some', '--kernel', kernel],
+      counts: 'closing-line',
+      tags: ['vm', 'e2e', 'stress'],
+      timeoutSeconds: 900,
+    }),
+  ),
+  {
+    name: 'crashes',
+    command: ['scripts/node', 'test/crash/run.ts'],
+    counts: 'closing-line',
+    tags: ['vm', 'stress'],
+    timeoutSeconds: 2 * 3600,
+    fullOnly: true,
+  },
   ...nodes.map((node) => vmSuite(`boundary on Node ${node}`, 'test/boundary/boundary.test.ts', 600, ['--node', node])),
   { ...vmSuite('growth', 'test/boundary/growth.test.ts', 600), tags: ['vm', 'stress'] },
   {

@@ -1,0 +1,12 @@
+/** A server in Node.js for the crash matrix: node-server.ts IMAGE CELL. Says `device ID`, and ends by signals alone. */
+import process from 'node:process'
+import { createDevice, type DataPath, fault, file } from '../../src/index.ts'
+import type { Cell } from './table.ts'
+
+const [image = '', text = '{}'] = process.argv.slice(2)
+const { mode, recovery, load } = JSON.parse(text) as Cell
+const target = file(image)
+const backend = load === 'flush' ? fault(target, { delayMs: 10 }) : target
+const device = await createDevice({ backend, recovery, dataPath: mode as DataPath, depth: 16, queues: 2 })
+console.log(`device ${device.id}`)
+setInterval(() => {}, 60_000)
