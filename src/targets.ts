@@ -278,7 +278,8 @@ function checkRange({ begin, end }: { begin: Size; end: Size }): { begin: number
 function checkOps(names: OperationName[]): FaultSpec['errorOps'] {
   if (!Array.isArray(names)) throw invalidType('fault.errorOps', 'an array of names of operations', names)
   return names.map((name) => {
-    if (!Object.hasOwn(NATIVE_OPS, name)) throw invalidValue('fault.errorOps', `of ${Object.keys(NATIVE_OPS).join(', ')}`, name)
+    if (typeof name !== 'string' || !Object.hasOwn(NATIVE_OPS, name))
+      throw invalidValue('fault.errorOps', `of ${Object.keys(NATIVE_OPS).join(', ')}`, name)
     return NATIVE_OPS[name]
   })
 }

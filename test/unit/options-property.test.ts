@@ -1,0 +1,95 @@
+/** Whatever a program gives for options is taken whole or refused by name: no other error, and nothing out of range gets through. */
+import test from 'ava'
+import fc from 'fast-check'
+import { checkOptions, type DeviceOptions, targetDeviceSpec } from '../../src/options.ts'
+import { fault, file, memory, mirror, NativeTarget, stripe } from '../../src/targets.ts'
+
+/** Values that a rule may have forgotten, and some that fit. */
+const anything = fc.oneof(
+  fc.anything({ withBigInt: true, withDate: true, withTypedArray: true, withNullPrototype: true }),
+  fc.integer({ min: -2, max: 5000 }),
+  fc.constantFrom(
+    512,
+    4096,
+    65536,
+    '64KiB',
+    '1.5G',
+    '10GB',
+    'auto',
+    'copy',
+    'zero-copy',
+    'auto-zero-copy',
+    'reissue',
+    'always',
+    true,
+    false,
+    2 ** 53,
+  ),
+)
+const names = 'size id queues depth blockSize physicalBlockSize maxIoBytes readOnly rotational recovery dataPath zeroCopyFallback'
+  .concat(' sharedMemory threads perIo batch fixedFiles partitionScan cpus requestTimeoutMs backendOptions closeOnSignal signal')
+  .split(' ')
+const options = fc.dictionary(fc.constantFrom(...names, 'stranger'), anything, { maxKeys: 4 })
+
+/** The value, or null when it was refused as it should be. */
+function orRefused<T>(call: () => T): T | null {
+  try {
+    return call()
+  } catch (error) {
+    const { code } = error as { code?: string }
+    const isMisuse = error instanceof TypeError || error instanceof RangeError
+    if (isMisuse && ['ERR_INVALID_ARG_TYPE', 'ERR_INVALID_ARG_VALUE', 'ERR_OUT_OF_RANGE'].includes(code ?? '')) return null
+    throw error
+  }
+}
+
+const isWhole = (value: number, min: number, max: number): boolean => Number.isSafeInteger(value) && value >= min && value <= max
+
+test('any options of a device are taken or refused', (t) => {
+  let taken = 0
+  const property = fc.property(options, (given) => {
+    const backend = memory({ size: '64MiB' })
+    const spec = orRefused(() => targetDeviceSpec(checkOptions({ backend, ...given } as DeviceOptions), backend.spec))
+    if (spec === null) return true
+    taken += 1
+    return (
+      isWhole(spec.queues, 1, 4096) &&
+      isWhole(spec.depth, 1, 4096) &&
+      isWhole(spec.maxIoBytes, 4096, 32 << 20) &&
+      isWhole(spec.sizeBytes ?? 0, 512, 2 ** 53) &&
+      (spec.sizeBytes ?? 0) % (spec.logicalBlockBytes ?? 512) === 0 &&
+      (spec.threads === null || isWhole(spec.threads, 1, 4096)) &&
+      isWhole(spec.requestDeadlineMs, 1, 29_999)
+    )
+  })
+  fc.assert(property, { numRuns: 20_000 })
+  t.true(taken > 500, `${taken} were taken`)
+})
+
+const targets: Record<string, { make: (given: never) => NativeTarget; names: string[] }> = {
+  memory: { make: memory, names: ['size'] },
+  file: { make: file, names: ['path', 'size', 'direct', 'create', 'readOnly'] },
+  stripe: { make: stripe, names: ['paths', 'chunk', 'size', 'direct', 'create'] },
+  mirror: { make: mirror, names: ['paths', 'size', 'readOnly'] },
+  fault: {
+    make: (given: object) => fault(memory(), given),
+    names: ['delayMs', 'errorRate', 'errorOps', 'errorRange', 'tornWriteRate', 'seed', 'dieAt', 'dieAfter'],
+  },
+}
+
+for (const [name, { make, names }] of Object.entries(targets)) {
+  test(`any options of ${name} are taken or refused`, (t) => {
+    const paths = fc.array(fc.oneof(fc.string(), fc.constant('disk.img')), { maxLength: 4 })
+    const given = fc.dictionary(fc.constantFrom(...names), fc.oneof(anything, paths, fc.record({ begin: anything, end: anything })), {
+      maxKeys: 3,
+    })
+    fc.assert(
+      fc.property(fc.oneof(given, anything), (given) => {
+        const target = orRefused(() => make(given as never))
+        return target === null || target instanceof NativeTarget
+      }),
+      { numRuns: 4000 },
+    )
+    t.pass()
+  })
+}
