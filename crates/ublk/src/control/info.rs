@@ -57,8 +57,8 @@ impl DeviceInfo {
             id: info.dev_id,
             state: info.state().unwrap_or(DevState::Dead),
             size_bytes: basic.dev_sectors.to_bytes(),
-            logical_block_bytes: 1 << basic.logical_bs_shift,
-            physical_block_bytes: 1 << basic.physical_bs_shift,
+            logical_block_bytes: block_bytes(basic.logical_bs_shift),
+            physical_block_bytes: block_bytes(basic.physical_bs_shift),
             queues: info.nr_hw_queues,
             depth: info.queue_depth,
             max_io_bytes: info.max_io_buf_bytes,
@@ -75,6 +75,11 @@ impl DeviceInfo {
             block_number: (params.devt.disk_major, params.devt.disk_minor),
         }
     }
+}
+
+/// Saturates: the driver takes any shift of the physical block from whoever makes a device.
+fn block_bytes(shift: u8) -> u32 {
+    1_u32.checked_shl(u32::from(shift)).unwrap_or(u32::MAX)
 }
 
 impl Control {
@@ -113,4 +118,25 @@ pub fn list(control: &Control) -> Result<Vec<DeviceInfo>, Error> {
 fn ids() -> Vec<DeviceId> {
     let Ok(entries) = std::fs::read_dir("/sys/class/ublk-char") else { return Vec::new() };
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("ublkc")?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use zerocopy::FromBytes;
+
+    use super::*;
+
+    proptest! {
+        /// Devices of other programs are listed too, with whatever parameters they were given.
+        #[test]
+        fn any_device_can_be_described(
+            info: [u8; size_of::<DevInfo>()], params in prop::collection::vec(any::<u8>(), size_of::<Params>())
+        ) {
+            let (info, params) = (DevInfo::read_from_bytes(&info).unwrap(), Params::read_from_bytes(&params).unwrap());
+            let described = DeviceInfo::new(&info, &params);
+            prop_assert_eq!(described.id, info.dev_id);
+            prop_assert!(described.logical_block_bytes > 0 && described.physical_block_bytes > 0);
+        }
+    }
 }
