@@ -171,7 +171,8 @@ export function fault(over: NativeTarget, options: FaultOptions): NativeTarget {
   if (!(over instanceof NativeTarget)) throw invalidType('fault over', 'a native target such as file()', over)
   if (typeof options !== 'object' || options === null) throw invalidType('fault options', 'an object', options)
   const { delayMs = 0, errorOps = [], errorRange, tornWriteRate = 0, seed = 0, dieAt = null, dieAfter = 1 } = options
-  const isLimited = errorOps.length > 0 || errorRange !== undefined
+  const ops = checkOps(errorOps)
+  const isLimited = ops.length > 0 || errorRange !== undefined
   const { errorRate = isLimited ? 1 : 0 } = options
   const range = errorRange === undefined ? null : checkRange(errorRange)
   if (dieAt !== null && dieAt !== 'fetch' && dieAt !== 'commit') throw invalidValue('fault.dieAt', "'fetch' or 'commit'", dieAt)
@@ -181,7 +182,7 @@ export function fault(over: NativeTarget, options: FaultOptions): NativeTarget {
     faults: {
       delayMs: checkNumber('fault.delayMs', delayMs, MAX_DELAY_MS),
       errorRate: checkNumber('fault.errorRate', errorRate, 1),
-      errorOps: checkOps(errorOps),
+      errorOps: ops,
       errorBegin: range?.begin ?? null,
       errorEnd: range?.end ?? null,
       tornWriteRate: checkNumber('fault.tornWriteRate', tornWriteRate, 1),
@@ -269,7 +270,9 @@ function checkLegs(name: string, paths: (string | URL)[], most: number): string[
   return paths.map((path) => checkPath(name, path))
 }
 
-function checkRange({ begin, end }: { begin: Size; end: Size }): { begin: number; end: number } {
+function checkRange(given: { begin: Size; end: Size }): { begin: number; end: number } {
+  if (typeof given !== 'object' || given === null) throw invalidType('fault.errorRange', 'an object with begin and end', given)
+  const { begin, end } = given
   const range = { begin: parseSize(begin, 'fault.errorRange.begin'), end: parseSize(end, 'fault.errorRange.end') }
   if (range.end <= range.begin) throw outOfRange('fault.errorRange.end', `more than its begin ${range.begin}`, end)
   return range
