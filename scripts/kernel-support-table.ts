@@ -1,0 +1,145 @@
+/**
+ * What this project does with each flag, command and operation of the driver, and the test that fails without it.
+ *
+ * A test is `file: name`; test/unit/kernel-support.test.ts checks that each is there, and that nothing of the driver is left out.
+ */
+
+export interface Support {
+  /** Kernel name without its prefix. */
+  name: string
+  /** First release of Linux. */
+  since: string
+  /** Where it is used: option, call or verb. */
+  use: string
+  test: string
+}
+
+const PATHS = 'crates/ublk/tests/paths.rs'
+const DEVICE = 'crates/ublk/tests/device.rs'
+const RECOVERY = 'crates/ublk/tests/recovery.rs'
+const ZONED = 'crates/ublk/tests/zoned.rs'
+const MODES = `${PATHS}: every_buffer_mode_of_this_kernel_moves_the_data`
+const HEADER = 'crates/ublk-uapi/tests/header/main.rs: every_name_of_the_header_has_a_counterpart'
+
+/** By name; the releases and the uses are in the driver's and the library's own lists. */
+export const flagTests: Readonly<Record<string, string>> = {
+  SUPPORT_ZERO_COPY: MODES,
+  URING_CMD_COMP_IN_TASK: HEADER,
+  NEED_GET_DATA: MODES,
+  USER_RECOVERY: `${RECOVERY}: a_killed_servers_device_goes_on_under_the_next_one_within_a_second`,
+  USER_RECOVERY_REISSUE: `${RECOVERY}: a_killed_servers_device_goes_on_under_the_next_one_within_a_second`,
+  UNPRIVILEGED_DEV: 'crates/ublk/tests/unprivileged.rs: a_user_adds_uses_and_removes_a_device_that_others_cannot_touch',
+  CMD_IOCTL_ENCODE: HEADER,
+  USER_COPY: MODES,
+  ZONED: `${ZONED}: the_zones_are_reported_as_asked_for`,
+  USER_RECOVERY_FAIL_IO: `${RECOVERY}: a_killed_servers_device_goes_on_under_the_next_one_within_a_second`,
+  UPDATE_SIZE: `${RECOVERY}: a_device_in_use_grows_and_shrinks`,
+  AUTO_BUF_REG: MODES,
+  QUIESCE: `${RECOVERY}: quiesce_hands_a_device_over_under_load_and_loses_nothing`,
+  PER_IO_DAEMON: `${PATHS}: threads_share_the_tags_of_all_queues`,
+  BUF_REG_OFF_DAEMON: HEADER,
+  BATCH_IO: `${PATHS}: requests_come_and_go_in_batches`,
+  INTEGRITY: 'crates/ublk/tests/integrity.rs: a_changed_byte_of_data_or_metadata_fails_the_read',
+  SAFE_STOP_DEV: 'cli/test/device/lifecycle.test.ts: stop --safe',
+  NO_AUTO_PART_SCAN: `${PATHS}: partitions_are_not_looked_for_when_told_so`,
+  SHMEM_ZC: `${PATHS}: data_in_shared_memory_stays_there`,
+}
+
+const LIST = `${DEVICE}: list_and_info_show_the_device_as_it_is`
+const DAILY = `${DEVICE}: memory_keeps_what_was_written_over_stop_and_start`
+
+export const commands: readonly Support[] = [
+  {
+    name: 'GET_QUEUE_AFFINITY',
+    since: '6.0',
+    use: '`queueAffinity`, `ublk affinity`',
+    test: 'cli/test/device/recovery.test.ts: affinity: every queue and its CPUs',
+  },
+  { name: 'GET_DEV_INFO', since: '6.0', use: 'before 6.3, in place of GET_DEV_INFO2', test: `${LIST}` },
+  { name: 'ADD_DEV', since: '6.0', use: '`createDevice`, `ublk add`', test: DAILY },
+  {
+    name: 'DEL_DEV',
+    since: '6.0',
+    use: '`close`, `deleteDevice`, `ublk del`',
+    test: `${DEVICE}: a_hundred_devices_come_and_go_without_a_trace`,
+  },
+  { name: 'START_DEV', since: '6.0', use: '`start`', test: DAILY },
+  {
+    name: 'STOP_DEV',
+    since: '6.0',
+    use: '`stop`, `stopDevice`, `ublk stop`',
+    test: `${DEVICE}: a_device_stopped_by_somebody_else_ends_its_queues`,
+  },
+  { name: 'SET_PARAMS', since: '6.0', use: '`createDevice`', test: LIST },
+  { name: 'GET_PARAMS', since: '6.0', use: '`info`, `ublk list`', test: LIST },
+  { name: 'START_USER_RECOVERY', since: '6.1', use: '`recoverDevice`, `ublk recover`', test: flagTests.USER_RECOVERY as string },
+  { name: 'END_USER_RECOVERY', since: '6.1', use: '`recoverDevice`, `ublk recover`', test: flagTests.USER_RECOVERY as string },
+  { name: 'GET_DEV_INFO2', since: '6.3', use: '`info`, `ublk list`', test: LIST },
+  {
+    name: 'GET_FEATURES',
+    since: '6.5',
+    use: '`features`, `ublk features`',
+    test: 'cli/test/device/lifecycle.test.ts: features in text and JSON',
+  },
+  {
+    name: 'DEL_DEV_ASYNC',
+    since: '6.9',
+    use: '`deleteDevice(id, { wait: false })`, `ublk del --async`',
+    test: 'cli/test/device/lifecycle.test.ts: del --async',
+  },
+  { name: 'UPDATE_SIZE', since: '6.16', use: '`resize`, `ublk resize`', test: flagTests.UPDATE_SIZE as string },
+  { name: 'QUIESCE_DEV', since: '6.16', use: '`quiesce`, `ublk quiesce`', test: flagTests.QUIESCE as string },
+  {
+    name: 'TRY_STOP_DEV',
+    since: '7.0',
+    use: '`stopDevice(id, { safe: true })`, `ublk stop --safe`',
+    test: flagTests.SAFE_STOP_DEV as string,
+  },
+  { name: 'REG_BUF', since: '7.1', use: '`sharedMemory`, `--shmem`', test: flagTests.SHMEM_ZC as string },
+  {
+    name: 'UNREG_BUF',
+    since: '7.1',
+    use: 'in Rust: `Control::unregister_shared_memory`; the driver does it when a device goes',
+    test: 'crates/ublk/src/control/shared_memory.rs: memory_is_registered_under_an_index_and_let_go_again',
+  },
+]
+
+export const ioCommands: readonly Support[] = [
+  { name: 'FETCH_REQ', since: '6.0', use: 'always, but with `batch`', test: DAILY },
+  { name: 'COMMIT_AND_FETCH_REQ', since: '6.0', use: 'always, but with `batch`', test: DAILY },
+  { name: 'NEED_GET_DATA', since: '6.0', use: "`dataPath: 'get-data'`", test: MODES },
+  { name: 'REGISTER_IO_BUF', since: '6.15', use: "`dataPath: 'zero-copy'`, `zeroCopyFallback`", test: MODES },
+  { name: 'UNREGISTER_IO_BUF', since: '6.15', use: "`dataPath: 'zero-copy'`, `zeroCopyFallback`", test: MODES },
+  { name: 'PREP_IO_CMDS', since: '7.0', use: '`batch`', test: flagTests.BATCH_IO as string },
+  { name: 'COMMIT_IO_CMDS', since: '7.0', use: '`batch`', test: flagTests.BATCH_IO as string },
+  { name: 'FETCH_IO_CMDS', since: '7.0', use: '`batch`', test: flagTests.BATCH_IO as string },
+]
+
+const FILE = `${DEVICE}: a_file_holds_the_bytes_and_loses_discarded_ones`
+const ZONES = `${ZONED}: blkzone_opens_closes_finishes_and_resets`
+
+export const operations: readonly Support[] = [
+  { name: 'READ', since: '6.0', use: 'every target', test: MODES },
+  { name: 'WRITE', since: '6.0', use: 'every target that is not read-only', test: MODES },
+  {
+    name: 'FLUSH',
+    since: '6.0',
+    use: 'targets and backends that keep writes back',
+    test: 'test/device/powercut.test.ts: the method sees a lost flush',
+  },
+  { name: 'DISCARD', since: '6.0', use: 'mem, file, stripe, mirror; `discard` of a backend', test: FILE },
+  { name: 'WRITE_SAME', since: '–', use: 'none: the driver never sends it', test: HEADER },
+  {
+    name: 'WRITE_ZEROES',
+    since: '6.0',
+    use: 'mem, file, stripe, mirror; `writeZeroes` of a backend',
+    test: 'crates/ublk/tests/targets.rs: a_mirror_keeps_every_byte_on_every_leg',
+  },
+  { name: 'ZONE_OPEN', since: '6.6', use: 'zoned', test: ZONES },
+  { name: 'ZONE_CLOSE', since: '6.6', use: 'zoned', test: ZONES },
+  { name: 'ZONE_FINISH', since: '6.6', use: 'zoned', test: ZONES },
+  { name: 'ZONE_APPEND', since: '6.6', use: 'zoned', test: `${ZONED}: btrfs_lives_on_a_zoned_device_and_appends` },
+  { name: 'ZONE_RESET_ALL', since: '6.6', use: 'zoned', test: `${ZONED}: all_zones_of_a_disk_without_conventional_ones_are_reset_at_once` },
+  { name: 'ZONE_RESET', since: '6.6', use: 'zoned', test: ZONES },
+  { name: 'REPORT_ZONES', since: '6.6', use: 'zoned', test: `${ZONED}: the_zones_are_reported_as_asked_for` },
+]

@@ -1,0 +1,54 @@
+import { readFileSync } from 'node:fs'
+import test from 'ava'
+import { commands, flagTests, ioCommands, operations } from '../../scripts/kernel-support-table.ts'
+import { FEATURE_USES } from '../../src/driver-features.ts'
+
+const source = (name: string): string => readFileSync(new URL(`../../crates/ublk-uapi/src/${name}.rs`, import.meta.url), 'utf8')
+const document = readFileSync(new URL('../../docs/kernel-support.md', import.meta.url), 'utf8')
+
+/** Names of one of the kernel's enumerations, as our mirror of it has them. */
+function namesOf(file: string, enumeration: string): string[] {
+  const [, body = ''] = new RegExp(`enum ${enumeration}: .*?\\{\\n([^]*?)\\n {4}\\}`).exec(source(file)) ?? []
+  return [...body.matchAll(/=> "(\w+)"/g)].map(([, name]) => name as string)
+}
+
+const features = [...source('feature').matchAll(/^ {4}([A-Z_]+)\(\d+, \d+\),$/gm)].map(([, name]) => name as string)
+
+test('every flag of the driver has a use and a test', (t) => {
+  t.is(features.length, 20)
+  t.deepEqual(
+    Object.keys(FEATURE_USES),
+    features.map((name) => `UBLK_F_${name}`),
+  )
+  t.deepEqual(Object.keys(flagTests), features)
+})
+
+for (const [what, rows, names] of [
+  ['control command', commands, namesOf('command', 'CtrlOp')],
+  ['I/O command', ioCommands, namesOf('io', 'IoCmdOp')],
+  ['operation', operations, namesOf('request', 'IoOp')],
+] as const) {
+  test(`every ${what} of the driver has a use and a test`, (t) => {
+    t.true(names.length >= 8)
+    t.deepEqual(rows.map(({ name }) => name).sort(), names.toSorted())
+  })
+}
+
+test('the tests that are named are there', (t) => {
+  const named = [...Object.values(flagTests), ...[...commands, ...ioCommands, ...operations].map(({ test }) => test)]
+  for (const reference of new Set(named)) {
+    const [, file = '', title = ''] = /^(\S+?): (.+)$/.exec(reference) ?? []
+    t.true(readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8').includes(title), reference)
+  }
+})
+
+test('the document has a row for each, without an empty cell', (t) => {
+  const rows = document.split('\n').filter((line) => line.startsWith('| '))
+  for (const name of [...features, ...[...commands, ...ioCommands, ...operations].map(({ name }) => name)]) {
+    t.true(
+      rows.some((row) => row.startsWith(`| ${name} |`)),
+      name,
+    )
+  }
+  for (const row of rows) t.notRegex(row, /\| +\|/, row)
+})
