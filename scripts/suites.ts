@@ -134,6 +134,7 @@ export const suites: Suite[] = [
   },
   vmSuite('cli on 7.2', 'cli/test/device/{lifecycle,failures}.test.ts', 900),
   vmSuite('cli targets on 7.2', 'cli/test/device/targets.test.ts', 900),
+  vmSuite('cli zoned and unprivileged on 7.2', 'cli/test/device/{zoned,unprivileged}.test.ts', 900),
   vmSuite('cli recovery on 7.2', 'cli/test/device/recovery.test.ts', 1200),
   vmSuite('cli signals on 7.2', 'cli/test/device/signals.test.ts', 900),
   vmSuite('examples', 'test/examples/*.test.ts', 1200),

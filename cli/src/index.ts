@@ -14,6 +14,7 @@ import Recover from './commands/recover.ts'
 import Resize from './commands/resize.ts'
 import Stats from './commands/stats.ts'
 import Stop from './commands/stop.ts'
+import Udev from './commands/udev.ts'
 
 export const COMMANDS: Record<string, Command.Class> = {
   add: Add,
@@ -29,4 +30,5 @@ export const COMMANDS: Record<string, Command.Class> = {
   resize: Resize,
   stats: Stats,
   stop: Stop,
+  udev: Udev,
 }

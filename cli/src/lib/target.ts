@@ -225,7 +225,7 @@ function existing(target: TargetSpec): TargetSpec {
 
 /** Names of the library's options and the flags that set them: errors speak of what was typed. */
 const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
-  [/^(?:\w+\.)?size (?=must)/, '--size '],
+  [/^(?!integrity)(?:\w+\.)?size (?=must)/, '--size '],
   [/^id (?=must)/, '--id '],
   [/^queues (?=must)/, '--queues '],
   [/^depth(?= must| ×)/, '--depth'],

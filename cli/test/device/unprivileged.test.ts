@@ -1,6 +1,6 @@
-import { execFile, execFileSync } from 'node:child_process'
-import { chmodSync, chownSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { execFile, execFileSync, spawnSync } from 'node:child_process'
+import { chownSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import test from 'ava'
 import { errorOf, type Outcome, ublk } from '../program.ts'
@@ -8,22 +8,28 @@ import { assertNothingLeft, isAlive, leftovers } from './device.ts'
 
 const OWNER = 1000
 const STRANGER = 1001
+/** Where partition scans and udev do not read. */
+const PLACE = 33 << 20
 /** Time after which the kernel kills an unprivileged server that does not answer. */
 const KERNEL_PATIENCE_MS = 30_000
 
-/** What udev does where the rules are installed: the nodes belong to the owner. */
-const rules = setInterval(() => {
-  for (const name of readdirSync('/dev').filter((name) => /^ublk[bc]\d+$/.test(name))) {
-    if (statSync(`/dev/${name}`, { throwIfNoEntry: false })?.uid === 0) chownSync(`/dev/${name}`, OWNER, OWNER)
-  }
-}, 10)
 const home = mkdtempSync('/tmp/ublk-user-')
 chownSync(home, OWNER, OWNER)
-chmodSync('/dev/ublk-control', 0o666)
+const RULES = '/run/udev/rules.d/61-ublk.rules'
 for (const user of [OWNER, STRANGER]) execFileSync('useradd', ['--uid', `${user}`, '--no-create-home', `user${user}`])
 
+test.before('the rules that `ublk udev` prints are installed', async (t) => {
+  const { status, stdout } = await ublk(['udev'])
+  t.is(status, 0)
+  mkdirSync(dirname(RULES), { recursive: true })
+  writeFileSync(RULES, stdout)
+  if (spawnSync('udevadm', ['verify', RULES]).error === undefined) execFileSync('udevadm', ['verify', RULES], { stdio: 'pipe' })
+  execFileSync('udevadm', ['control', '--reload'])
+  execFileSync('udevadm', ['trigger', '--settle', '/dev/ublk-control'])
+  t.is(statSync('/dev/ublk-control').mode & 0o777, 0o666)
+})
 test.after.always(() => {
-  clearInterval(rules)
+  rmSync(RULES)
   rmSync(home, { recursive: true })
 })
 test.afterEach.always(async (t) => {
@@ -46,6 +52,7 @@ test.serial('a user who is not root adds a device, uses it and takes it away; an
   const device = JSON.parse(added.stdout)
   t.like(device, { state: 'live', ownerUid: OWNER, dataPath: 'get-data' })
   t.true(device.flags.includes('UNPRIVILEGED_DEV'))
+  for (const path of [device.path, device.charPath]) t.like(statSync(path), { uid: OWNER, gid: OWNER })
   const [command = '', ...words] = through(OWNER)
   execFileSync(command, [...words, 'mkfs.ext4', '-q', device.path])
   execFileSync(command, [...words, 'e2fsck', '-fn', device.path], { stdio: 'pipe' })
@@ -69,6 +76,11 @@ test.serial('what an unprivileged device cannot be is refused', async (t) => {
   const privileged = await asUser(OWNER, 'add', 'mem', '-s', '1M', '--json')
   t.is(privileged.status, 4)
   t.regex(String(errorOf(privileged).hint), /`ublk udev`.*--unprivileged/)
+  const ordinary = JSON.parse((await ublk(['add', 'mem', '-s', '1M', '--json'])).stdout)
+  t.is(statSync(ordinary.path).uid, 0)
+  t.is((await ublk(['udev', '--owner', `ublkb${ordinary.id}`])).status, 1)
+  await ublk(['del', `${ordinary.id}`])
+  t.is((await ublk(['udev', '--owner', 'sda'])).status, 2)
   const root = await ublk(['add', 'mem', '-s', '1M', '--unprivileged', '--json'])
   t.is(errorOf(root).code, 'ERR_UBLK_INVALID_OPTION')
 })
@@ -78,13 +90,13 @@ test.serial('a handler that never answers is answered for before the kernel kill
   const module = join(home, 'silent.mjs')
   writeFileSync(
     module,
-    'export default { size: 1 << 20, read: (buffer, offset) => (offset < 65536 ? undefined : new Promise(() => {})) }\n',
+    `export default { size: 64 << 20, read: (buffer, offset) => (offset === ${PLACE} ? new Promise(() => {}) : undefined) }\n`,
   )
   const added = await asUser(OWNER, 'add', module, '--unprivileged', '--json')
   t.is(added.status, 0, added.stdout + added.stderr)
   const { path, server } = JSON.parse(added.stdout)
   const begun = performance.now()
-  const read = promisify(execFile)('dd', [`if=${path}`, 'of=/dev/null', 'bs=4k', 'skip=32', 'count=1', 'iflag=direct'])
+  const read = promisify(execFile)('dd', [`if=${path}`, 'of=/dev/null', 'bs=4k', `skip=${PLACE / 4096}`, 'count=1', 'iflag=direct'])
   await t.throwsAsync(read, { message: /timed out/i })
   t.true(performance.now() - begun < KERNEL_PATIENCE_MS)
   await new Promise((resolve) => setTimeout(resolve, KERNEL_PATIENCE_MS + 5_000 - (performance.now() - begun)))

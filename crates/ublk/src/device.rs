@@ -601,7 +601,7 @@ impl Device {
     /// What a device needs before its queues: parameters, and the memory that its users share.
     fn set_up(&self) -> Result<(), Error> {
         if self.spec.unprivileged {
-            wait_for_rights(self.id())?;
+            wait_for_rights(self.id(), char_path(self.id()))?;
         }
         self.control.set_params(self.id(), &self.params)?;
         let Some(shared) = self.spec.shared_memory.as_deref() else { return Ok(()) };
@@ -625,7 +625,8 @@ impl Device {
         }
         self.is_recovering = false;
         self.is_live = true;
-        Ok(())
+        // Whoever hears that it is live will use it.
+        if self.spec.unprivileged { wait_for_rights(self.id(), block_path(self.id())) } else { Ok(()) }
     }
 
     /// STOP_DEV: the block device goes, and every tag comes back to the queues as aborted. Idempotent.
@@ -776,13 +777,15 @@ fn check_unprivileged(spec: &DeviceSpec) -> Result<(), Error> {
     Err(Error::BadOption { rule })
 }
 
+/// Time for udev's rules, which start a program, to give the nodes of an unprivileged device to its owner.
+const RIGHTS_LIMIT: Duration = Duration::from_secs(10);
+
 /// How often to look whether they are there: nobody tells.
 const RIGHTS_POLL: Duration = Duration::from_millis(2);
 
-/// Rights on the char device of an unprivileged user come from udev's rules, in their own time.
-fn wait_for_rights(id: DeviceId) -> Result<(), Error> {
-    let path = char_path(id);
-    let deadline = Instant::now() + OPEN_LIMIT;
+/// Rights on the nodes of an unprivileged user's device come from udev's rules, in their own time.
+fn wait_for_rights(id: DeviceId, path: String) -> Result<(), Error> {
+    let deadline = Instant::now() + RIGHTS_LIMIT;
     loop {
         match access(&path, Access::READ_OK | Access::WRITE_OK) {
             Ok(()) => return Ok(()),
