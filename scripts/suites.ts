@@ -80,9 +80,11 @@ export const suites: Suite[] = [
     }),
   ),
   ...endKernels.flatMap((kernel) =>
-    Object.entries(deviceTests).map(([name, limitSeconds]) =>
-      vmSuite(`${name} on ${kernel}`, `test/device/${name}.test.ts`, limitSeconds, ['--kernel', kernel]),
-    ),
+    Object.entries(deviceTests).map(([name, limitSeconds]) => ({
+      ...vmSuite(`${name} on ${kernel}`, `test/device/${name}.test.ts`, limitSeconds, ['--kernel', kernel]),
+      // There the core's own tests of recovery are enough for every day.
+      fullOnly: name === 'recovery' && kernel !== '7.2',
+    })),
   ),
   ...endKernels.map(
     (kernel): Suite => ({
@@ -112,6 +114,7 @@ export const suites: Suite[] = [
     (kernel): Suite => ({
       name: `crashes on ${kernel}, some`,
       command: ['scripts/node', 'test/crash/run.ts', '--some', '--kernel', kernel],
+      fullOnly: kernel !== '7.2',
       counts: 'closing-line',
       tags: ['vm', 'e2e', 'stress'],
       timeoutSeconds: 900,
