@@ -1,8 +1,8 @@
 /**
  * The crash matrix on real kernels: scripts/node test/crash/run.ts [--kernel SERIES]… [--some]
  *
- * Boots each kernel and runs every cell, or with `--some` one for each way to end and each policy. A cell is skipped only for a flag that the
- * kernel's GET_FEATURES has not.
+ * Boots each kernel and runs every cell, or with `--some` one for each way to end and each policy. A cell is skipped only for a flag that
+ * the kernel's GET_FEATURES has not.
  */
 import { execFileSync } from 'node:child_process'
 import { exit, stdout } from 'node:process'

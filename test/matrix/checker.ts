@@ -4,6 +4,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
 const PROGRAM = fileURLToPath(new URL('../../target/release/ublk-check', import.meta.url))
@@ -52,7 +53,8 @@ export class Checker {
     const ended = once(this.#child, 'exit')
     this.#child.stdin?.end()
     const timer = setTimeout(() => this.#child.kill('SIGKILL'), 1000)
-    await ended
+    // One whose requests hang does not end at all.
+    await Promise.race([ended, delay(5000, undefined, { ref: false })])
     clearTimeout(timer)
   }
 }
