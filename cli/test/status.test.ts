@@ -143,7 +143,7 @@ test('a server that closes before its first caller has HTTP hangs up', async (t)
 })
 
 test('a silent caller is hung up on in time, and an answer may take longer', async (t) => {
-  const { socket } = await closableServer(t, { stop: () => setTimeout(300) }, { silenceLimitMs: 50 })
+  const { socket } = await closableServer(t, { stop: () => setTimeout(2000) }, { silenceLimitMs: 500 })
   const client = await caller(socket)
   t.deepEqual(await askServer(socket, 'POST', '/stop'), { stopped: true })
   await hungUp(client)

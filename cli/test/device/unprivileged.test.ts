@@ -1,6 +1,7 @@
 import { execFile, execFileSync, spawnSync } from 'node:child_process'
 import { chownSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import test from 'ava'
 import { errorOf, type Outcome, ublk } from '../program.ts'
@@ -24,8 +25,12 @@ test.before('the rules that `ublk udev` prints are installed', async (t) => {
   mkdirSync(dirname(RULES), { recursive: true })
   writeFileSync(RULES, stdout)
   if (spawnSync('udevadm', ['verify', RULES]).error === undefined) execFileSync('udevadm', ['verify', RULES], { stdio: 'pipe' })
-  execFileSync('udevadm', ['control', '--reload'])
-  execFileSync('udevadm', ['trigger', '--settle', '/dev/ublk-control'])
+  // A reload may find udevd busy and break off.
+  for (let times = 0; spawnSync('udevadm', ['control', '--reload']).status !== 0 && times < 10; times++) await setTimeout(500)
+  for (let times = 0; (statSync('/dev/ublk-control').mode & 0o777) !== 0o666 && times < 10; times++) {
+    execFileSync('udevadm', ['trigger', '--settle', '/dev/ublk-control'])
+    await setTimeout(100)
+  }
   t.is(statSync('/dev/ublk-control').mode & 0o777, 0o666)
 })
 test.after.always(() => {
@@ -99,7 +104,7 @@ test.serial('a handler that never answers is answered for before the kernel kill
   const read = promisify(execFile)('dd', [`if=${path}`, 'of=/dev/null', 'bs=4k', `skip=${PLACE / 4096}`, 'count=1', 'iflag=direct'])
   await t.throwsAsync(read, { message: /timed out/i })
   t.true(performance.now() - begun < KERNEL_PATIENCE_MS)
-  await new Promise((resolve) => setTimeout(resolve, KERNEL_PATIENCE_MS + 5_000 - (performance.now() - begun)))
+  await setTimeout(KERNEL_PATIENCE_MS + 5_000 - (performance.now() - begun))
   t.true(isAlive(server.pid))
   t.is((await asUser(OWNER, 'del', '--all')).status, 0)
 })
