@@ -189,7 +189,7 @@ test.serial('a recovery that fails leaves the device to the next one', (t) =>
     for (const backend of [module, fileBackend(options)]) {
       await t.throwsAsync(recoverDevice(id, { backend }), { code: 'ERR_UBLK_BACKEND', message: /the store is not there yet/ })
       // Where the next attempt would crash the kernel, a worker's device is stopped.
-      if (here.has('PER_IO_DAEMON')) t.is(await stateOf(id), 'quiesced')
+      if (here.has('SAFE_STOP_DEV')) t.is(await stateOf(id), 'quiesced')
       else return deleteDevice(id)
     }
     await t.throwsAsync(recoverDevice(id, { backend: file(path.join(directory, 'gone.img')) }), { code: 'ERR_UBLK_FILE' })

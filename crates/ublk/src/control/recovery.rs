@@ -57,10 +57,10 @@ impl Control {
         }
     }
 
-    /// False before Linux 6.16: there the driver follows a null pointer when START_USER_RECOVERY comes again and not every queue was
-    /// fetched since the last time.
+    /// False before Linux 7.0, when not every queue was fetched since the last time: before 6.16 the driver follows a null pointer at the
+    /// second START_USER_RECOVERY, and in 6.18 the char device stays busy.
     pub(crate) fn can_start_recovery_twice(&self) -> bool {
-        self.features().is_ok_and(|here| here.contains(Features::PER_IO_DAEMON))
+        self.features().is_ok_and(|here| here.contains(Features::SAFE_STOP_DEV))
     }
 
     /// END_USER_RECOVERY: returns when the device is live again; every queue must be fetching on another thread of this process, which
