@@ -150,6 +150,17 @@ pub enum ZeroCopyFallback {
     Always,
 }
 
+impl ZeroCopyFallback {
+    /// The fixed buffer that the driver is asked to make of a tag's pages.
+    #[inline]
+    pub(crate) fn buffer_index(self, tag: u16) -> u16 {
+        match self {
+            ZeroCopyFallback::Off | ZeroCopyFallback::On => tag,
+            ZeroCopyFallback::Always => u16::MAX, // no ring has a buffer of this number
+        }
+    }
+}
+
 /// Which threads serve the queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Threads {

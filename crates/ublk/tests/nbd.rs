@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Live, MIB, page, spec_for};
-use ublk::serve::ServeEvent;
 use ublk::target::{Faults, NbdAddress, NbdOptions, fault, nbd};
 use ublk::{DeviceSpec, Error};
 
@@ -62,15 +61,6 @@ fn over(socket: &Path) -> NbdOptions {
         block_bytes: None,
         patience: Duration::from_secs(20),
     }
-}
-
-fn warnings(live: &Live) -> Vec<String> {
-    let events = live.events.lock().unwrap();
-    let texts = events.iter().filter_map(|event| match event {
-        ServeEvent::Warning(text) => Some(text.clone()),
-        _ => None,
-    });
-    texts.collect()
 }
 
 /// Writes blocks from several threads, each its own, and reads them among all the others, until told to stop; then every block must hold
@@ -153,12 +143,12 @@ fn a_server_that_is_killed_under_load_and_started_again_costs_no_request() {
             drop(server.take());
             std::thread::sleep(Duration::from_millis(300));
             server = Some(Server::start(&socket, &arguments));
-            let connections = || warnings(&live).iter().filter(|text| text.contains("new connection")).count();
+            let connections = || live.warnings().iter().filter(|text| text.contains("new connection")).count();
             wait_until("there is a new connection", || connections() == round);
         }
         std::thread::sleep(Duration::from_millis(300));
     });
-    let warnings = warnings(&live);
+    let warnings = live.warnings();
     assert_eq!(warnings.iter().filter(|text| text.contains("is lost")).count(), 3, "{warnings:?}");
     assert_eq!(warnings.iter().filter(|text| text.contains("new connection")).count(), 3, "{warnings:?}");
     drop(live);

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Live, MIB, Page, page, spec_for};
-use ublk::serve::ServeEvent;
 use ublk::target::{DieAt, Faults, FileOptions, LegState, Op, StripeOptions, fault, file, mem, mirror, stripe};
 use ublk::{BufferMode, DataPath, DeviceSpec, Error, Target};
 
@@ -245,15 +244,6 @@ fn mirror_with_faults(scratch: &Scratch, faults: Faults) -> (Live, Live, [PathBu
     (live, bad_leg, paths)
 }
 
-fn warnings(live: &Live) -> Vec<String> {
-    let events = live.events.lock().unwrap();
-    let texts = events.iter().filter_map(|event| match event {
-        ServeEvent::Warning(text) => Some(text.clone()),
-        _ => None,
-    });
-    texts.collect()
-}
-
 #[test]
 #[ignore = "needs a ublk kernel"]
 fn a_leg_that_fails_a_write_is_dropped_told_and_not_read_after_a_restart() {
@@ -265,9 +255,9 @@ fn a_leg_that_fails_a_write_is_dropped_told_and_not_read_after_a_restart() {
     live.write(MIB, 2); // the first leg refuses
     assert!(matches!(&states(live.target.as_ref())[..], [LegState::Failed { .. }, LegState::InSync]));
     assert!(
-        warnings(&live).iter().any(|text| text.contains("has failed (Input/output error)")),
+        live.warnings().iter().any(|text| text.contains("has failed (Input/output error)")),
         "{:?}",
-        warnings(&live)
+        live.warnings()
     );
     live.write(4 * MIB, 3);
     for _ in 0..4 {
@@ -467,7 +457,7 @@ fn after_a_crash_one_leg_is_followed_and_no_write_is_lost_while_the_others_are_r
         writers.into_iter().map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
     });
     assert!(models.iter().all(|model| model.len() > 10), "the resync was over before anybody wrote");
-    assert!(warnings(&live).iter().any(|text| text.contains("leg1.img is in sync again")));
+    assert!(live.warnings().iter().any(|text| text.contains("leg1.img is in sync again")));
     drop(live);
     drop(target);
     let (first, second) = (contents(&paths[0]), contents(&paths[1]));

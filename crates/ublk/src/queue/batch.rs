@@ -139,10 +139,7 @@ impl Batches {
         let commit = &mut area.commits[area.filling];
         let bytes = usize::from(self.flags.elem_bytes());
         let place = self.memory.address(commit.buffer + usize::from(commit.elements) * bytes, bytes);
-        let buf_index = match self.fallback {
-            ZeroCopyFallback::Always => u16::MAX, // no ring has a buffer of this number
-            ZeroCopyFallback::Off | ZeroCopyFallback::On => element.buffer_index,
-        };
+        let buf_index = self.fallback.buffer_index(element.buffer_index);
         let header = ElemHeader { tag: element.tag, buf_index, result: element.result };
         // SAFETY: `address` checked the range, of which the header takes 8 bytes and the address the next 8; the driver reads it only
         // while a command for it is under way, and then another one is filled.

@@ -253,12 +253,12 @@ impl Queue {
 
     #[inline]
     fn auto_buffer(&self, tag: u16) -> u64 {
-        let (index, flags) = match self.device.options().fallback {
-            ZeroCopyFallback::Off => (tag, AutoBufRegFlags::empty()),
-            ZeroCopyFallback::On => (tag, AutoBufRegFlags::FALLBACK),
-            ZeroCopyFallback::Always => (u16::MAX, AutoBufRegFlags::FALLBACK), // no ring has a buffer of this number
+        let fallback = self.device.options().fallback;
+        let flags = match fallback {
+            ZeroCopyFallback::Off => AutoBufRegFlags::empty(),
+            ZeroCopyFallback::On | ZeroCopyFallback::Always => AutoBufRegFlags::FALLBACK,
         };
-        AutoBufReg::new(index, flags).to_sqe_addr()
+        AutoBufReg::new(fallback.buffer_index(tag), flags).to_sqe_addr()
     }
 
     /// Batch mode: sends what was gathered.

@@ -86,6 +86,16 @@ impl Live {
         ublk::control::block_path(self.device.id())
     }
 
+    /// What its target has warned of so far.
+    pub fn warnings(&self) -> Vec<String> {
+        let events = self.events.lock().unwrap();
+        let texts = events.iter().filter_map(|event| match event {
+            ServeEvent::Warning(text) => Some(text.clone()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
     /// The block device past the page cache.
     pub fn open(&self) -> File {
         File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(self.path()).unwrap()
