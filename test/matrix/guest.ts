@@ -62,7 +62,7 @@ async function runCell(device: Device, group: Group, operation: Operation, image
 }
 
 function runHistory(device: Device, group: Group): Promise<number> {
-  const isAtomic = LAYOUTS[group.layout]?.isParallel === true ? 0 : 1
+  const isAtomic = LAYOUTS[group.layout]?.isParallel || MODES[group.mode]?.isParallel ? 0 : 1
   const line = `history ${device.path} seed=${seed++} operations=${historyLength} atomic=${isAtomic}${sharedBy(group)}`
   return checker.check(line, HISTORY_LIMIT_MS)
 }

@@ -18,6 +18,8 @@ interface Mode extends Way {
   hasPlaces?: boolean
   /** Data that no target asks for stays where it is: what a target without a store lets a reader see is not its own. */
   leavesData?: boolean
+  /** Where the data would have to be waited for, threads of the kernel move it: requests on one block at the same time may mix. */
+  isParallel?: boolean
 }
 
 /** How data moves between a request's pages and the server. */
@@ -26,12 +28,13 @@ export const MODES: Record<string, Mode> = {
   'get-data': { options: { dataPath: 'get-data' }, needs: ['NEED_GET_DATA'], hasPlaces: true },
   'user-copy': { options: { dataPath: 'user-copy' }, needs: ['USER_COPY'], hasPlaces: true },
   // The bit of SUPPORT_ZERO_COPY is older than the feature; one of the next release tells whether it works.
-  'zero-copy': { options: { dataPath: 'zero-copy' }, needs: ['SUPPORT_ZERO_COPY', 'AUTO_BUF_REG'], leavesData: true },
-  'auto-zero-copy': { options: { dataPath: 'auto-zero-copy' }, needs: ['AUTO_BUF_REG'], leavesData: true },
+  'zero-copy': { options: { dataPath: 'zero-copy' }, needs: ['SUPPORT_ZERO_COPY', 'AUTO_BUF_REG'], leavesData: true, isParallel: true },
+  'auto-zero-copy': { options: { dataPath: 'auto-zero-copy' }, needs: ['AUTO_BUF_REG'], leavesData: true, isParallel: true },
   'auto-zero-copy, fallback': {
     options: { dataPath: 'auto-zero-copy', zeroCopyFallback: 'always' },
     needs: ['AUTO_BUF_REG'],
     leavesData: true,
+    isParallel: true,
   },
   shmem: { options: { sharedMemory: SHARED_MEMORY }, needs: ['SHMEM_ZC'], leavesData: true },
 }
