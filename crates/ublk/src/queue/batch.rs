@@ -21,6 +21,9 @@ const FETCHES: usize = 2;
 /// Buffers for answers of a hardware queue: while the driver reads one, the other is filled.
 const COMMITS: usize = 2;
 
+/// What a fetch ends with when its buffer is full.
+const NO_BUFFER: i32 = -libc::ENOBUFS;
+
 /// One tag of a PREP or COMMIT.
 pub(super) struct Element {
     pub(super) tag: u16,
@@ -33,7 +36,7 @@ pub(super) struct Element {
 pub(super) enum Arrival {
     /// Tags, or nothing new.
     Tags,
-    /// The device was stopped: nothing comes any more for this area.
+    /// The device is being stopped or quiesced, and this was the last fetch of the area: nothing comes for it any more.
     End(u16),
     /// The driver refused the command, with this -errno.
     Refused(i32),
@@ -57,7 +60,8 @@ struct Area {
     /// The number that the queue's tag 0 has here.
     first_tag: u16,
     is_prepared: bool,
-    has_ended: bool,
+    /// The driver took a fetch back: none is sent any more. The other one may still bring tags.
+    is_ending: bool,
     fetches: [Fetch; FETCHES],
     commits: [Commit; COMMITS],
     /// The one that is being filled.
@@ -165,7 +169,7 @@ impl Batches {
                 commit.prepares = !std::mem::replace(&mut area.is_prepared, true);
                 return Some((command(op, argument, address), Label::batch_commit((index * COMMITS + number) as u16)));
             }
-            if !area.is_prepared || area.has_ended {
+            if !area.is_prepared || area.is_ending {
                 continue;
             }
             if let Some((number, fetch)) = area.fetches.iter_mut().enumerate().find(|(_, fetch)| !fetch.is_armed) {
@@ -208,13 +212,10 @@ impl Batches {
                 self.arrived.push((index, at, at + result as usize));
                 Arrival::Tags
             }
-            errno if errno == -libc::ENOBUFS => {
+            RES_ABORT | NO_BUFFER => {
                 fetch.is_armed = false;
-                Arrival::Tags
-            }
-            RES_ABORT => {
-                area.has_ended = true;
-                Arrival::End(index as u16)
+                area.is_ending |= result == RES_ABORT;
+                if area.has_ended() { Arrival::End(index as u16) } else { Arrival::Tags }
             }
             errno => Arrival::Refused(errno),
         }
@@ -249,8 +250,11 @@ impl Batches {
         self.areas.iter().flat_map(|area| &area.commits).map(|commit| u32::from(commit.elements - commit.taken)).sum()
     }
 
+    /// True when no request comes to the area any more, and none waits to be handed out.
+    #[inline]
     pub(super) fn has_ended(&self, area: u16) -> bool {
-        self.areas[usize::from(area)].has_ended
+        self.areas[usize::from(area)].has_ended()
+            && self.arrived[self.next_arrived..].iter().all(|&(owner, at, end)| owner != usize::from(area) || at == end)
     }
 }
 
@@ -278,11 +282,15 @@ impl Area {
             queue,
             first_tag: (index * depth) as u16,
             is_prepared: false,
-            has_ended: false,
+            is_ending: false,
             fetches: std::array::from_fn(fetch),
             commits: std::array::from_fn(commit),
             filling: 0,
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.is_ending && self.fetches.iter().all(|fetch| !fetch.is_armed)
     }
 
     /// The buffer of answers to send now, if there is one; then the other one is filled.
