@@ -18,7 +18,8 @@ use ublk::device::{DataPath, Threads};
 use ublk::target::{FileOptions, Geometry, Io, Progress, QueueTarget, Request, file, mem, mem_zero_copy, null};
 use ublk::uapi::{DevState, Features};
 use ublk::{
-    BufferMode, CharDevice, Control, Device, DeviceId, DeviceSpec, Error, Recovery, Served, Target, spawn_target,
+    BufferMode, CharDevice, Control, Device, DeviceId, DeviceSpec, Error, QueueOptions, Recovery, Served, Target,
+    spawn_target,
 };
 
 const SIZE: u64 = 64 * MIB;
@@ -451,6 +452,24 @@ fn every_way_of_the_data_is_handed_over() {
         recovered.device.close_char();
     }
     std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_device_with_batches_is_not_quiesced_and_goes_on() {
+    if !has(Features::BATCH_IO) {
+        return;
+    }
+    let target = mem(SIZE).unwrap();
+    let queue_options = QueueOptions { batch: true, ..QueueOptions::default() };
+    let spec = DeviceSpec { recovery: Recovery::Reissue, queue_options, ..spec_for(target.as_ref()) };
+    let live = Live::with(target, spec);
+    let load = Load::start(live.device.id(), 0);
+    let error = Control::open().unwrap().quiesce(live.device.id(), LIMIT).unwrap_err();
+    assert!(error.to_string().contains("is served in batches"), "{error}");
+    assert!(error.hint().contains("reissue"), "{}", error.hint());
+    load.wait_for_more_than(load.done() + 20);
+    assert_eq!(load.check(live.device.id(), 0), 0);
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl Control {
     /// that is its recovery), and another server can recover it. New requests wait. For a device that waits already nothing happens.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a device that is dead or was made without recovery; [`Error::Unsupported`] before 6.16;
+    /// [`Error::Refused`] for a device that is dead, was made without recovery, or is served in batches; [`Error::Unsupported`] before 6.16;
     /// [`Error::ServerSilent`] when its server does not let go within `limit`: requests wait then until it does, or until it has ended
     /// and the device is recovered; else as [`Control::stop`].
     pub fn quiesce(&self, id: DeviceId, limit: Duration) -> Result<(), Error> {
@@ -97,6 +97,14 @@ impl Control {
             return Err(Error::Refused { id, problem: "was made without recovery".into(), hint });
         }
         self.check_granted(&info, Features::QUIESCE, CtrlOp::QuiesceDev)?;
+        if info.flags.contains(Features::BATCH_IO) {
+            // 7.2: taking back the fetches of a queue marks it as one that is being stopped, and every request fails from then on.
+            let problem =
+                "is served in batches, and the driver fails what comes while such a device is quiesced".into();
+            let hint = "Make it without `batch` to hand it over so; or with the recovery `reissue`: then its server may be killed and \
+                        the device recovered, and nothing fails.";
+            return Err(Error::Refused { id, problem, hint });
+        }
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1); // 0 would be for ever
         let command = CtrlCmd::for_device(id).with_data(limit_ms);
         match self.run_within(limit + QUIESCE_SLACK, CtrlOp::QuiesceDev, command, &mut Vec::new()) {
