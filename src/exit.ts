@@ -22,7 +22,7 @@ const HANDLERS_LIMIT_MS = 1000
 /** And so long after the signal the process ends, whatever happens. */
 const CLOSE_LIMIT_MS = 1900
 const EXIT_LIMIT_MS = 2000
-/** What the native last resort may take once the time for closing is spent. */
+/** What the native last resort may take once the time for closing is spent; a STOP_DEV that is under way it waits for. */
 const LAST_RESORT_MS = 100
 
 /** Every device of this thread that is not closed, and whether signals close it. */
@@ -101,9 +101,10 @@ async function onSignal(signal: NodeJS.Signals): Promise<void> {
     }
     return
   }
+  // Until the handlers are gone a third signal waits, too: it must not end the process while the kernel stops a device.
+  native().shutdown(LAST_RESORT_MS)
   setSignalHandlers(false)
   signalled = false
-  native().shutdown(LAST_RESORT_MS)
   process.kill(process.pid, signal)
 }
 

@@ -3,6 +3,7 @@
 //! Threads: operations run on threads of their own (ops.rs), one at a time per device, for `control` is locked for their whole length.
 //! JavaScript's threads touch only the rest, whose locks are short.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,21 @@ use crate::{main_queue, ops, registry};
 /// Time for the queues to end after STOP_DEV has answered, or for an owner's device when its thread ends.
 const QUEUES_LIMIT: Duration = Duration::from_secs(10);
 
+/// How often is looked whether they have.
+const QUEUES_POLL: Duration = Duration::from_millis(1);
+
 /// Time for the driver to notice that a device's last queue is gone.
 const RELEASE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Time for the driver to take DEL_DEV_ASYNC, which waits for nothing but a lock.
 const DELETE_LATER_LIMIT: Duration = Duration::from_millis(100);
+
+/// How long the end of the process waits for a STOP_DEV that is under way. Its kernel thread waits for open requests; if the process ended
+/// meanwhile, that thread would wait for the process, and the process for it, until the machine is restarted.
+const STOPPING_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often is looked whether it has ended.
+const STOPPING_POLL: Duration = Duration::from_millis(2);
 
 /// A device of this process.
 pub(crate) struct DeviceState {
@@ -40,6 +51,8 @@ pub(crate) struct DeviceState {
     control: Mutex<Lifecycle>,
     serving: Mutex<Serving>,
     last_stats: Mutex<Option<Stats>>,
+    /// STOP_DEV is in the kernel.
+    is_stopping: AtomicBool,
     /// To ask about, without waiting for an operation; what keeps it is `control`.
     target: Option<Weak<dyn Target>>,
 }
@@ -62,7 +75,7 @@ enum Serving {
 /// One run of a native target.
 struct NativeRun {
     served: Mutex<Option<Served>>,
-    was_asked_to_stop: std::sync::atomic::AtomicBool,
+    was_asked_to_stop: AtomicBool,
 }
 
 /// How JavaScript serves.
@@ -95,6 +108,7 @@ impl DeviceState {
             control: Mutex::new(Lifecycle { device: Some(device), target }),
             serving: Mutex::new(Serving::Nobody),
             last_stats: Mutex::default(),
+            is_stopping: AtomicBool::new(false),
         });
         registry::insert(&state);
         state
@@ -316,7 +330,7 @@ impl DeviceState {
     fn ask_to_stop(&self) {
         match &*lock(&self.serving) {
             Serving::Nobody => {}
-            Serving::Native(run) => run.was_asked_to_stop.store(true, std::sync::atomic::Ordering::Release),
+            Serving::Native(run) => run.was_asked_to_stop.store(true, Ordering::Release),
             Serving::JavaScript(session) => session.ask_to_stop(),
         }
     }
@@ -329,8 +343,49 @@ impl DeviceState {
         if device.is_recovering() {
             return self.give_up_recovery(device);
         }
-        device.stop()?;
+        if matches!(device.spec().recovery, Recovery::Requeue | Recovery::Reissue) {
+            self.let_go(device)?;
+        }
+        self.is_stopping.store(true, Ordering::Release);
+        let stopped = device.stop();
+        self.is_stopping.store(false, Ordering::Release);
+        stopped?;
         self.release_serving(device)
+    }
+
+    /// Ends the queues before STOP_DEV. With a recovery that holds requests back the driver first waits until no request is open, and lets
+    /// none in: one that consists of several, such as a write with a flush behind it, may never end then, and STOP_DEV neither. It waits
+    /// for none on a device that nobody serves.
+    fn let_go(&self, device: &mut Device) -> Result<(), NativeError> {
+        if device.quiesce(QUEUES_LIMIT).is_err() {
+            // It is not live, or the kernel has no QUIESCE_DEV for it. Native queues end by themselves, too.
+            let Serving::Native(run) = lock(&self.serving).clone() else { return Ok(()) };
+            lock(&run.served).iter().for_each(Served::give_up);
+        }
+        if self.queues_end_within(QUEUES_LIMIT) {
+            self.release_serving(device)?;
+            let _ = device.control().wait_released(self.id, RELEASE_LIMIT)?;
+        }
+        Ok(()) // else STOP_DEV has to do, which says who does not answer
+    }
+
+    /// False when a queue is still serving after `limit`.
+    fn queues_end_within(&self, limit: Duration) -> bool {
+        let serving = lock(&self.serving).clone();
+        match serving {
+            Serving::Nobody => true,
+            Serving::JavaScript(session) => session.wait_gone(limit),
+            Serving::Native(run) => {
+                let until = Instant::now() + limit;
+                while lock(&run.served).as_ref().is_some_and(Served::is_running) {
+                    if Instant::now() >= until {
+                        return false;
+                    }
+                    std::thread::sleep(QUEUES_POLL);
+                }
+                true
+            }
+        }
     }
 
     /// Closes the queues without STOP_DEV.
@@ -389,7 +444,7 @@ impl DeviceState {
         let (state, run) = (Arc::downgrade(self), Arc::downgrade(run));
         Arc::new(move |event| {
             let (Some(state), Some(run)) = (state.upgrade(), run.upgrade()) else { return };
-            if run.was_asked_to_stop.load(std::sync::atomic::Ordering::Acquire) {
+            if run.was_asked_to_stop.load(Ordering::Acquire) {
                 return;
             }
             match event {
@@ -426,8 +481,13 @@ impl Serving {
 }
 
 /// Last resort when a thread or the process ends: fails, stops and deletes devices until a time; the driver removes the rest later.
+/// Only a STOP_DEV that is under way is waited for longer.
 pub(crate) fn end_all(devices: &[Arc<DeviceState>], until: Instant) {
     for_each_until(devices, until, DeviceState::end);
+    let stopped_until = Instant::now() + STOPPING_LIMIT;
+    while devices.iter().any(|device| device.is_stopping.load(Ordering::Acquire)) && Instant::now() < stopped_until {
+        std::thread::sleep(STOPPING_POLL);
+    }
     let left: Vec<_> =
         devices.iter().filter(|device| !device.leaves_device && registry::get(device.key).is_some()).cloned().collect();
     if !left.is_empty() {
