@@ -140,6 +140,12 @@ export const suites: Suite[] = [
   vmSuite('cli zoned on 7.2', 'cli/test/device/zoned.test.ts', 600),
   vmSuite('cli unprivileged on 7.2', 'cli/test/device/unprivileged.test.ts', 900),
   vmSuite('cli recovery on 7.2', 'cli/test/device/recovery.test.ts', 1200),
+  vmSuite('cli serve on 7.2', 'cli/test/device/serve.test.ts', 1800),
+  {
+    // With counted instructions a second is a second, whatever else the host does.
+    ...vmSuite('cli serve, resumes in time', 'cli/test/device/serve.test.ts', 1200, ['--icount', '--env', 'UBLK_COUNTED=1']),
+    fullOnly: true,
+  },
   vmSuite('cli signals on 7.2', 'cli/test/device/signals.test.ts', 900),
   vmSuite('examples', 'test/examples/*.test.ts', 1200),
   { name: 'errors', command: ['test/errors/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 900 },

@@ -329,6 +329,8 @@ export interface NativeBinding {
    * If anything fails before it is live, the device waits for the next server.
    */
   recoverDevice(id: number, spec: DeviceSpec, starts: boolean, onEvent: (event: NativeEvent) => void): Promise<Outcome<NativeDevice>>
+  /** Sends a datagram to a Unix socket: its path, or `@` and its name if it is abstract. */
+  notify(address: string, state: string): Promise<Outcome<null>>
   /** Last resort at process exit, synchronous: fails, stops and deletes every device of this process within `limitMs`. */
   shutdown(limitMs: number): void
   /** memmove between views; several times faster than `Buffer#copy` out of shared memory. Ranges must have been checked. */

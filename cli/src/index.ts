@@ -12,6 +12,7 @@ import List from './commands/list.ts'
 import Quiesce from './commands/quiesce.ts'
 import Recover from './commands/recover.ts'
 import Resize from './commands/resize.ts'
+import Serve from './commands/serve.ts'
 import Stats from './commands/stats.ts'
 import Stop from './commands/stop.ts'
 import Udev from './commands/udev.ts'
@@ -28,6 +29,7 @@ export const COMMANDS: Record<string, Command.Class> = {
   quiesce: Quiesce,
   recover: Recover,
   resize: Resize,
+  serve: Serve,
   stats: Stats,
   stop: Stop,
   udev: Udev,

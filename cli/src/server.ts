@@ -16,6 +16,8 @@ if (process.send === undefined) {
 } else {
   const stopping = stopSignals()
   boundStop(stopping.signal)
+  // Before it is needed: a server that waits in reserve has it then.
+  void import('ublk')
   process.on('message', (message: ToServer) => {
     if (message.type === 'serve') {
       // A device that is recovered is not the launcher's to take away.

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 export const PROGRAM = join(import.meta.dirname, '..', 'bin', process.env.UBLK_VM === undefined ? 'dev.js' : 'run.js')
 export const VERBS = [
   ...['add', 'affinity', 'cleanup', 'del', 'doctor', 'features', 'info', 'list'],
-  ...['quiesce', 'recover', 'resize', 'stats', 'stop', 'udev'],
+  ...['quiesce', 'recover', 'resize', 'serve', 'stats', 'stop', 'udev'],
 ]
 
 export interface Outcome {

@@ -102,6 +102,8 @@ test('every public name is there', (t) => {
     'listDevices',
     'memory',
     'mirror',
+    'nbd',
+    'notifyServiceManager',
     'nullTarget',
     'parseSize',
     'queueAffinity',

@@ -1,6 +1,7 @@
 import { resolve } from 'node:path'
 import * as Args from '@oclif/core/args'
 import * as Flags from '@oclif/core/flags'
+import type * as Interfaces from '@oclif/core/interfaces'
 import { BaseCommand, parseId, printWarning } from '../lib/base-command.ts'
 import type { DescribedDevice } from '../lib/describe.ts'
 import { reportOf, usage } from '../lib/failure.ts'
@@ -130,35 +131,9 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
   }
 
   async run(): Promise<AddResult | undefined> {
-    const { argv, flags } = await this.parse(Add)
-    const target = parseTarget(parseWords(argv as string[]), { ...flags, set: flags.set ?? [] })
-    const device: DeviceSpec = {
-      ...(flags.id !== undefined && { id: parseId(flags.id) }),
-      ...(flags.queues !== undefined && { queues: flags.queues }),
-      ...(flags.depth !== undefined && { depth: flags.depth }),
-      ...(flags.size !== undefined && { size: flags.size }),
-      ...(flags['block-size'] !== undefined && { blockSize: flags['block-size'] }),
-      ...(flags['max-io'] !== undefined && { maxIoBytes: flags['max-io'] }),
-      ...(flags['read-only'] && { readOnly: true }),
-      ...(flags.recovery !== undefined && { recovery: flags.recovery }),
-      ...(flags['user-recovery'] && { recovery: 'requeue' }),
-      ...(flags['data-path'] !== undefined && { dataPath: flags['data-path'] }),
-      ...(flags['zero-copy-fallback'] && { zeroCopyFallback: true }),
-      ...(flags.shmem !== undefined && { sharedMemory: { path: resolve(flags.shmem), readOnly: flags['shmem-read-only'] ?? false } }),
-      ...(flags.threads !== undefined && { threads: flags.threads }),
-      ...(flags['per-io'] && { perIo: true }),
-      ...(flags.batch && { batch: true }),
-      ...(!flags['fixed-files'] && { fixedFiles: false }),
-      ...(!flags['part-scan'] && { partitionScan: false }),
-      ...(flags.unprivileged && { unprivileged: true }),
-      ...(flags.integrity !== undefined && { integrity: parseIntegrity(flags.integrity) }),
-      ...(flags.timeout !== undefined && { requestTimeoutMs: parseDurationMs(flags.timeout, '--timeout') }),
-    }
-    if (baseOf(target).type === 'mem' && device.size === undefined)
-      throw usage('a memory device needs --size', 'Example: `ublk add mem --size 1G`.')
-    if (baseOf(target).type === 'zoned' && device.size === undefined)
-      throw usage('a zoned device needs --size', 'Example: `ublk add zoned --size 1G --zone-size 64M`.')
-    const spec = { target, device }
+    const words = await this.parse(Add)
+    const { flags } = words
+    const spec = specOf(words)
     if (flags.foreground) return this.#serve(spec)
     if (flags.run !== undefined) return this.#serveWhile(spec, flags.run)
     const live = await launch(spec, stopSignals().signal)
@@ -199,6 +174,45 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       await server.close(signal.aborted ? { graceMs: STOP_GRACE_MS / 2 } : {})
     }
   }
+}
+
+/** Words of `add` as the parser gives them. */
+export type AddWords = Interfaces.ParserOutput<
+  Interfaces.InferredFlags<typeof Add.flags>,
+  Interfaces.InferredFlags<typeof Add.baseFlags>,
+  Interfaces.InferredArgs<typeof Add.args>
+>
+
+/** What they ask for. */
+export function specOf({ argv, flags }: AddWords): ServeSpec {
+  const target = parseTarget(parseWords(argv as string[]), { ...flags, set: flags.set ?? [] })
+  const device: DeviceSpec = {
+    ...(flags.id !== undefined && { id: parseId(flags.id) }),
+    ...(flags.queues !== undefined && { queues: flags.queues }),
+    ...(flags.depth !== undefined && { depth: flags.depth }),
+    ...(flags.size !== undefined && { size: flags.size }),
+    ...(flags['block-size'] !== undefined && { blockSize: flags['block-size'] }),
+    ...(flags['max-io'] !== undefined && { maxIoBytes: flags['max-io'] }),
+    ...(flags['read-only'] && { readOnly: true }),
+    ...(flags.recovery !== undefined && { recovery: flags.recovery }),
+    ...(flags['user-recovery'] && { recovery: 'requeue' }),
+    ...(flags['data-path'] !== undefined && { dataPath: flags['data-path'] }),
+    ...(flags['zero-copy-fallback'] && { zeroCopyFallback: true }),
+    ...(flags.shmem !== undefined && { sharedMemory: { path: resolve(flags.shmem), readOnly: flags['shmem-read-only'] ?? false } }),
+    ...(flags.threads !== undefined && { threads: flags.threads }),
+    ...(flags['per-io'] && { perIo: true }),
+    ...(flags.batch && { batch: true }),
+    ...(!flags['fixed-files'] && { fixedFiles: false }),
+    ...(!flags['part-scan'] && { partitionScan: false }),
+    ...(flags.unprivileged && { unprivileged: true }),
+    ...(flags.integrity !== undefined && { integrity: parseIntegrity(flags.integrity) }),
+    ...(flags.timeout !== undefined && { requestTimeoutMs: parseDurationMs(flags.timeout, '--timeout') }),
+  }
+  if (baseOf(target).type === 'mem' && device.size === undefined)
+    throw usage('a memory device needs --size', 'Example: `ublk add mem --size 1G`.')
+  if (baseOf(target).type === 'zoned' && device.size === undefined)
+    throw usage('a zoned device needs --size', 'Example: `ublk add zoned --size 1G --zone-size 64M`.')
+  return { target, device }
 }
 
 /** With any number of words the parser takes a flag that it does not know for one. */

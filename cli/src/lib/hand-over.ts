@@ -1,16 +1,22 @@
 /** Devices that are in use change hands or size: asks the server where there is one, and the kernel where there is none. */
 
+import type { ChildProcess } from 'node:child_process'
 import type { DescribedDevice } from './describe.ts'
 import { EXIT, Failure, noSuchDevice } from './failure.ts'
 import { launch } from './launch.ts'
+import { holderOf, lockPath } from './lock.ts'
 import { waitForEnd } from './process.ts'
 import { askServer } from './server-client.ts'
 import { StateDirectory } from './state.ts'
+import type { Keeper } from './target.ts'
 
 const SERVER_END_LIMIT_MS = 5_000
 
-/** Starts a server for a device that waits for one, with what the record of its former one says. */
-export async function recover(id: number, signal: AbortSignal): Promise<DescribedDevice> {
+/**
+ * Starts a server for a device that waits for one, with what the record of its former one says.
+ * @param start starts the server's process; called when nothing forbids it
+ */
+export async function recover(id: number, signal: AbortSignal, start?: () => ChildProcess): Promise<DescribedDevice> {
   const { deviceInfo } = await import('ublk')
   const directory = StateDirectory.forUser()
   const { state: record, problem } = directory.inspect(id)
@@ -26,7 +32,10 @@ export async function recover(id: number, signal: AbortSignal): Promise<Describe
     throw noSuchDevice(id, also)
   }
   if (record === null) throw noRecord(id, directory.statePath(id), problem)
-  return launch(record.spec, signal, id)
+  const keeper = record.spec.keeper && holderOf(lockPath(directory, record.spec.keeper.file))
+  // Two recoveries of one device at once are more than some kernels can take.
+  if (keeper && keeper.pid !== process.pid) throw keptUp(id, keeper.pid, record.spec.keeper as Keeper)
+  return launch(record.spec, signal, id, start)
 }
 
 /** Resolves when the device waits for the next server, and its present one has ended. */
@@ -49,6 +58,16 @@ export async function resize(id: number, size: string): Promise<void> {
   const served = directory.readServed(id)
   if (served?.pid === pid && (await askServer(directory.socketPath(id), 'POST', `/resize?size=${bytes}`)) !== null) return
   await resizeDevice(id, bytes)
+}
+
+function keptUp(id: number, pid: number, { file, name }: Keeper): Failure {
+  return new Failure({
+    code: 'ERR_UBLK_BUSY',
+    message: `device ${id} is ${JSON.stringify(name)} of ${file}: \`ublk serve\` (process ${pid}) recovers it`,
+    hint: 'To give it a new server: `ublk quiesce`, and no more.',
+    deviceId: id,
+    exitCode: EXIT.busy,
+  })
 }
 
 function noRecord(id: number, path: string, problem: string | null): Failure {

@@ -35,15 +35,25 @@ const SMALL = { MALLOC_ARENA_MAX: '1' }
 
 const SERVER = join(import.meta.dirname, '..', `server${extname(import.meta.filename)}`)
 
-/** Resolves when the device, a new one or `recovers`, is live and its server needs this process no more. */
-export async function launch(spec: ServeSpec, signal: AbortSignal, recovers: number | null = null): Promise<DescribedDevice> {
+/** A server without a device: it waits for `launch`, and ends when this process does. */
+export function startServer(): ChildProcess {
   // Own session and no terminal: it outlives this one. `/`: it must not keep a file system busy.
-  const child = spawn(process.execPath, [...process.execArgv, ...QUIET, SERVER], {
+  return spawn(process.execPath, [...process.execArgv, ...QUIET, SERVER], {
     detached: true,
     cwd: '/',
     env: { ...SMALL, ...process.env },
     stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
   })
+}
+
+/** Resolves when the device, a new one or `recovers`, is live and its server needs this process no more. */
+export async function launch(
+  spec: ServeSpec,
+  signal: AbortSignal,
+  recovers: number | null = null,
+  start: () => ChildProcess = startServer,
+): Promise<DescribedDevice> {
+  const child = start()
   const conversation = new Conversation(child, recovers)
   try {
     const device = await conversation.untilLive(spec, signal)

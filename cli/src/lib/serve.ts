@@ -150,10 +150,10 @@ export class DeviceServer {
 
   /** Changes its size; the next server will serve that one. */
   async resize(size: string): Promise<void> {
-    const { target, device } = this.#state.spec
-    if (target.type === 'module') throw moduleKnowsItsSize(this.id)
+    const { spec } = this.#state
+    if (spec.target.type === 'module') throw moduleKnowsItsSize(this.id)
     await this.#device.resize(size)
-    this.#state.spec = { target, device: { ...device, size } }
+    this.#state.spec = { ...spec, device: { ...spec.device, size } }
     this.#directory.write(this.#state)
   }
 

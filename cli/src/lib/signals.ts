@@ -8,10 +8,10 @@ const STOP_LIMIT_MS = 1_500
 /** What a backend has of it to answer the requests it holds. */
 export const STOP_GRACE_MS = 1_000
 
-/** Aborts, with the name of the signal as reason, at the first of these signals. They no longer end the process by themselves. */
-export function stopSignals(): AbortController {
+/** Aborts, with the name of the signal as reason, at the first of these signals; they no longer end the process by themselves. */
+export function stopSignals(names: readonly NodeJS.Signals[] = STOP_SIGNALS): AbortController {
   const controller = new AbortController()
-  for (const name of STOP_SIGNALS) process.on(name, () => controller.abort(name))
+  for (const name of names) process.on(name, () => controller.abort(name))
   return controller
 }
 

@@ -38,6 +38,17 @@ export interface DeviceSpec extends QueueOptions {
 export interface ServeSpec {
   target: TargetSpec
   device: DeviceSpec
+  /** Absent for a device that nobody keeps up. */
+  keeper?: Keeper
+}
+
+/** The `ublk serve` that keeps a device up: which entry of which FILE it is. */
+export interface Keeper {
+  /** Absolute. */
+  file: string
+  name: string
+  /** The words of `ublk add` in the entry. */
+  add: string[]
 }
 
 /** Flags of `add` that belong to some targets only. */

@@ -6,6 +6,7 @@
 //! session, bridge, main_queue, watchdog                       one run of JavaScript's queues: requests out, completions in, deadlines
 //! memory, layout                                              what a queue shares with JavaScript
 //! copy, hot_function, events, uv, env_hook                    fast calls out of and into JavaScript; libuv; the end of an environment
+//! notify                                                      a message to the service manager
 //! ```
 //!
 //! No policy: defaults, ranges and messages for people are TypeScript's. An expected failure is an answer (`Outcome`), a throw is a bug, and
@@ -33,6 +34,7 @@ mod lifecycle;
 mod main_queue;
 #[allow(unsafe_code)]
 mod memory;
+mod notify;
 mod ops;
 #[allow(unsafe_code)]
 mod outcome;
@@ -127,6 +129,12 @@ pub fn delete_device(env: &Env, id: u32, wait: bool) -> napi::Result<Object<'_>>
         if wait { control.delete(id).map(drop) } else { control.delete_async(id) }
     };
     ops::run(env, move || Ok(delete()?), |_, deleted| deleted.map(|()| Null))
+}
+
+/// A message to the service manager at `address`.
+#[napi(catch_unwind)]
+pub fn notify(env: &Env, address: String, state: String) -> napi::Result<Object<'_>> {
+    ops::run(env, move || notify::notify(&address, &state), |_, sent| sent.map(|()| Null))
 }
 
 /// Adds a device, and starts it if asked; `on_event` is called on this thread.
