@@ -5,7 +5,7 @@ import { existsSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import test, { type ExecutionContext } from 'ava'
-import { type RunningProgram, start, temporaryDirectory, ublk } from '../program.ts'
+import { PROGRAM, type RunningProgram, start, temporaryDirectory, ublk } from '../program.ts'
 import { add, assertNothingLeft, assertReport, delay, holdOpen, isAlive, leftovers, list, STATE, waitUntil } from './device.ts'
 
 const execute = promisify(execFile)
@@ -425,5 +425,5 @@ test.serial('under systemd: ready, restarted after kill -9, read again and stopp
   t.is((await list(t)).length, 2)
   execFileSync('dd', [`if=/dev/ublkb${id}`, 'of=/dev/null', 'bs=64k', 'count=16', 'iflag=direct', 'status=none'])
   for (const number of [id, 9])
-    t.is((await execute('nsenter', ['-t', first(), '-p', '-m', process.execPath, 'cli/bin/run.js', 'del', String(number)])).stderr, '')
+    t.is((await execute('nsenter', ['-t', first(), '-p', '-m', process.execPath, PROGRAM, 'del', String(number)])).stderr, '')
 })
