@@ -16,10 +16,12 @@ ADDON := native/ublk.linux-$(ARCH)-$(LIBC).node
 SETUP := node_modules/.setup-done
 DIST := dist/index.js
 CLI_DIST := cli/dist/index.js
+CSI_DIST := csi/dist/main.js
 
 RUST_FILES := $(shell find crates -name '*.rs' -o -name Cargo.toml 2>/dev/null) Cargo.toml Cargo.lock
 SRC_FILES := $(shell find src -name '*.ts' 2>/dev/null)
 CLI_FILES := $(shell find cli/src -name '*.ts' 2>/dev/null)
+CSI_FILES := $(shell find csi/src -name '*.ts' 2>/dev/null)
 # Arguments for a command: make test ARGS='--only lint'
 ARGS ?=
 
@@ -44,13 +46,13 @@ demo: build ## show the main job end to end: devices from TypeScript, Rust memor
 setup: $(SETUP) ## bring what this machine lacks (every command below does it by itself)
 	@:
 
-$(SETUP): scripts/setup scripts/packages vm/packages package.json cli/package.json tools/nodes/package.json package-lock.json
+$(SETUP): scripts/setup scripts/packages vm/packages package.json cli/package.json csi/package.json tools/nodes/package.json package-lock.json
 	@scripts/setup
 	@touch $@
 
 ##@ Build
 .PHONY: build
-build: $(ADDON) $(DIST) $(CLI_DIST) ## the addon (optimised), the library and the CLI, for this machine
+build: $(ADDON) $(DIST) $(CLI_DIST) $(CSI_DIST) ## the addon (optimised), the library, the CLI and the CSI driver, for this machine
 
 $(ADDON): $(RUST_FILES) | $(SETUP)
 	@cargo build --release -p ublk-node
@@ -64,12 +66,15 @@ $(DIST): $(SRC_FILES) tsconfig.base.json tsconfig.build.json | $(SETUP)
 $(CLI_DIST): $(CLI_FILES) $(DIST) tsconfig.base.json cli/tsconfig.build.json | $(SETUP)
 	@rm -rf cli/dist && tsc -p cli/tsconfig.build.json && touch $@
 
+$(CSI_DIST): $(CSI_FILES) $(DIST) tsconfig.base.json csi/tsconfig.build.json | $(SETUP)
+	@rm -rf csi/dist && tsc -p csi/tsconfig.build.json && touch $@
+
 .PHONY: all
 all: build lint test ## build, lint and test
 
 .PHONY: clean
 clean: ## remove what the build made (not node_modules, not the VM images)
-	rm -rf target native dist cli/dist coverage npm
+	rm -rf target native dist cli/dist csi/dist coverage npm
 
 ##@ Check
 .PHONY: fmt
