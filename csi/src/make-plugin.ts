@@ -1,0 +1,52 @@
+/**
+ * Puts a plugin together as its configuration says.
+ */
+import type { Logger } from 'pino'
+import { type Config, UsageError } from './config.ts'
+import { topologyKey } from './names.ts'
+import { Mounts } from './node/mounts.ts'
+import { Tools } from './node/tools.ts'
+import type { NodeTopology, Plugin } from './plugin.ts'
+import type { Attacher, VolumeProvider } from './provider.ts'
+import { UblkAttacher } from './ublk/attacher.ts'
+import { DaemonClient } from './ublk/client.ts'
+import { UblkProvider } from './ublk/provider.ts'
+
+interface ProviderParts {
+  makeProvider(): Promise<VolumeProvider>
+  makeAttacher(): Attacher
+  /** Programs that the attacher needs. */
+  tools: string[]
+  topology: NodeTopology
+}
+
+export async function makePlugin(config: Config, log: Logger): Promise<Plugin> {
+  const { makeProvider, makeAttacher, tools, topology } = config.provider === 'ublk' ? ublkParts(config) : rdsParts(config, log)
+  const { maxVolumes } = config
+  const isController = config.mode === 'controller' || config.mode === 'all'
+  const isNode = config.mode === 'node' || config.mode === 'all'
+  return {
+    provider: config.provider,
+    topology,
+    controller: isController ? { provider: await makeProvider(), maxVolumes, topology } : null,
+    node: isNode
+      ? { nodeId: config.nodeId, maxVolumes, attacher: makeAttacher(), mounts: new Mounts(), tools: new Tools(tools), topology }
+      : null,
+  }
+}
+
+/** Volumes are one node's: its controller runs there, too. */
+function ublkParts({ nodeId, socket }: Config): ProviderParts {
+  if (nodeId === '') throw new UsageError('--node-id is missing: volumes of the provider ublk are on one node')
+  const daemon = new DaemonClient(socket)
+  return {
+    makeProvider: async () => new UblkProvider(daemon),
+    makeAttacher: () => new UblkAttacher(daemon, nodeId),
+    tools: [],
+    topology: { key: topologyKey('ublk'), value: nodeId },
+  }
+}
+
+function rdsParts(_config: Config, _log: Logger): ProviderParts {
+  throw new UsageError('--provider rds is not in this build')
+}

@@ -1,0 +1,27 @@
+import { failedPrecondition } from '../errors.ts'
+import { required, requiredPath } from '../fields.ts'
+import type { NodeUnstageVolumeRequest, NodeUnstageVolumeResponse } from '../generated/csi.ts'
+import { isVolumeId } from '../ids.ts'
+import type { NodeParts } from '../plugin.ts'
+import { isHeld } from './mounts.ts'
+
+/** Unmounts, and detaches the disk when nobody else uses it. The directory is the caller's. */
+export async function unstageVolume(
+  { volumeId, stagingTargetPath }: NodeUnstageVolumeRequest,
+  { attacher, mounts }: NodeParts,
+  signal: AbortSignal,
+): Promise<NodeUnstageVolumeResponse> {
+  const id = required('volume_id', volumeId)
+  const path = requiredPath('staging_target_path', stagingTargetPath)
+  if (!isVolumeId(id)) return {}
+  const device = await attacher.attached(id)
+  if (device !== undefined) {
+    const others = (await mounts.ofDevice(device.path)).filter((mount) => mount.path !== path)
+    if (others.length > 0) throw failedPrecondition(`volume ${id} is still published at ${others[0]?.path}; unpublish it first`)
+    await mounts.unmount(path, signal)
+    if (await isHeld(device.path))
+      throw failedPrecondition(`${device.path} is held by another program or in another mount namespace; end that first`)
+  }
+  await attacher.detach(id, signal)
+  return {}
+}

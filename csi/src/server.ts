@@ -1,0 +1,68 @@
+/**
+ * The gRPC server of the plugin on its Unix socket: starts, and ends within bounds.
+ */
+import { setTimeout as delay } from 'node:timers/promises'
+import { Server, ServerCredentials } from '@grpc/grpc-js'
+import type { Logger } from 'pino'
+import { CallLayer } from './calls.ts'
+import { controllerService } from './controller/service.ts'
+import { unavailable } from './errors.ts'
+import { ControllerService, IdentityService, NodeService } from './generated/csi.ts'
+import { getPluginCapabilities } from './identity/get-plugin-capabilities.ts'
+import { getPluginInfo } from './identity/get-plugin-info.ts'
+import { probe } from './identity/probe.ts'
+import { Locks } from './locks.ts'
+import type { Metrics } from './metrics.ts'
+import { nodeService } from './node/service.ts'
+import type { Plugin } from './plugin.ts'
+import { claimSocketPath } from './socket.ts'
+
+/** Calls in flight have so long after a stop signal; then they are aborted, and have this long again to give up. */
+const FINISH_LIMIT_MS = 10_000
+const ABORT_LIMIT_MS = 3_000
+
+export interface PluginServer {
+  /** Takes no new calls, lets those in flight end, aborts what is left. Bounded. */
+  close(): Promise<void>
+}
+
+export async function servePlugin(plugin: Plugin, endpoint: string, metrics: Metrics, log: Logger): Promise<PluginServer> {
+  const ending = new AbortController()
+  const layer = new CallLayer({ log, metrics, locks: new Locks(), ending: ending.signal })
+  const server = new Server({ 'grpc.max_receive_message_length': 16 << 20, 'grpc.max_send_message_length': 64 << 20 })
+  server.addService(IdentityService, {
+    getPluginInfo: layer.unary('GetPluginInfo', () => getPluginInfo(plugin)),
+    getPluginCapabilities: layer.unary('GetPluginCapabilities', () => getPluginCapabilities(plugin)),
+    probe: layer.unary('Probe', (_request, signal) => probe(plugin, signal)),
+  })
+  if (plugin.controller !== null) server.addService(ControllerService, controllerService(layer, plugin.controller))
+  if (plugin.node !== null) server.addService(NodeService, nodeService(layer, plugin.node))
+
+  const claim = await claimSocketPath(endpoint)
+  await listen(server, endpoint)
+  log.info({ endpoint, provider: plugin.provider }, 'serving')
+  return {
+    async close() {
+      const stopped = new Promise<void>((resolve) => server.tryShutdown(() => resolve()))
+      const finished = layer.running.ended()
+      await Promise.race([finished, delay(FINISH_LIMIT_MS)])
+      if (layer.running.count > 0) log.warn({ calls: layer.running.count }, 'calls in flight are aborted')
+      ending.abort(unavailable('the driver is ending; the call can be made again'))
+      await Promise.race([Promise.all([stopped, finished]), delay(ABORT_LIMIT_MS)])
+      server.forceShutdown()
+      claim.release()
+    },
+  }
+}
+
+/** The mask holds while the socket's file appears: it is never open to others. */
+async function listen(server: Server, endpoint: string): Promise<void> {
+  const mask = process.umask(0o177)
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.bindAsync(`unix://${endpoint}`, ServerCredentials.createInsecure(), (error) => (error === null ? resolve() : reject(error)))
+    })
+  } finally {
+    process.umask(mask)
+  }
+}
