@@ -112,9 +112,9 @@ function readFile(path: string): { texts?: Record<string, string>; rds?: Record<
     if (!Object.hasOwn(FLAGS, name)) {
       throw new UsageError(`${path}: "${name}" is no setting; there are ${Object.keys(FLAGS).join(', ')} and rds`)
     }
-    if (typeof value !== 'string') throw new UsageError(`${path}: "${name}" must be text`)
+    if (typeof value !== 'string' && typeof value !== 'number') throw new UsageError(`${path}: "${name}" must be text or a number`)
   }
-  return { texts: rest as Record<string, string>, rds }
+  return { texts: Object.fromEntries(Object.entries(rest).map(([name, value]) => [name, String(value)])), rds }
 }
 
 const isMap = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value)

@@ -1,6 +1,8 @@
 /**
  * The gRPC server of the plugin on its Unix socket: starts, and ends within bounds.
  */
+import { createServer, type Server as NetServer } from 'node:net'
+import { duplexPair, pipeline } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Server, ServerCredentials } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
@@ -8,6 +10,7 @@ import { CallLayer } from './calls.ts'
 import { controllerService } from './controller/service.ts'
 import { unavailable } from './errors.ts'
 import { ControllerService, IdentityService, NodeService } from './generated/csi.ts'
+import { AuthorityFilter } from './http2/authority-filter.ts'
 import { getPluginCapabilities } from './identity/get-plugin-capabilities.ts'
 import { getPluginInfo } from './identity/get-plugin-info.ts'
 import { probe } from './identity/probe.ts'
@@ -15,7 +18,7 @@ import { Locks } from './locks.ts'
 import type { Metrics } from './metrics.ts'
 import { nodeService } from './node/service.ts'
 import type { Plugin } from './plugin.ts'
-import { claimSocketPath } from './socket.ts'
+import { claimSocketPath, listenPrivately } from './socket.ts'
 
 /** Calls in flight have so long after a stop signal; then they are aborted, and have this long again to give up. */
 const FINISH_LIMIT_MS = 10_000
@@ -39,30 +42,34 @@ export async function servePlugin(plugin: Plugin, endpoint: string, metrics: Met
   if (plugin.node !== null) server.addService(NodeService, nodeService(layer, plugin.node))
 
   const claim = await claimSocketPath(endpoint)
-  await listen(server, endpoint)
+  const listener = await listen(server, endpoint)
   log.info({ endpoint, provider: plugin.provider }, 'serving')
   return {
     async close() {
-      const stopped = new Promise<void>((resolve) => server.tryShutdown(() => resolve()))
+      // With the last connection, and so the last answer is out.
+      const disconnected = new Promise<void>((resolve) => listener.close(() => resolve()))
+      server.tryShutdown(() => {})
       const finished = layer.running.ended()
       await Promise.race([finished, delay(FINISH_LIMIT_MS)])
       if (layer.running.count > 0) log.warn({ calls: layer.running.count }, 'calls in flight are aborted')
       ending.abort(unavailable('the driver is ending; the call can be made again'))
-      await Promise.race([Promise.all([stopped, finished]), delay(ABORT_LIMIT_MS)])
+      await Promise.race([Promise.all([disconnected, finished]), delay(ABORT_LIMIT_MS)])
       server.forceShutdown()
       claim.release()
     },
   }
 }
 
-/** The mask holds while the socket's file appears: it is never open to others. */
-async function listen(server: Server, endpoint: string): Promise<void> {
-  const mask = process.umask(0o177)
-  try {
-    await new Promise<void>((resolve, reject) => {
-      server.bindAsync(`unix://${endpoint}`, ServerCredentials.createInsecure(), (error) => (error === null ? resolve() : reject(error)))
-    })
-  } finally {
-    process.umask(mask)
-  }
+/** Connections reach gRPC through the filter of their authority. */
+async function listen(server: Server, endpoint: string): Promise<NetServer> {
+  const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
+  const listener = createServer((socket) => {
+    const [ours, theirs] = duplexPair()
+    // An error on one way ends both; what was wrong is the client's to know.
+    pipeline(socket, new AuthorityFilter(), ours, () => {})
+    pipeline(ours, socket, () => {})
+    injector.injectConnection(theirs)
+  })
+  await listenPrivately(listener, endpoint)
+  return listener
 }
