@@ -1,0 +1,91 @@
+import { chmodSync } from 'node:fs'
+import { status } from '@grpc/grpc-js'
+import test from 'ava'
+import { CsiError } from '../../src/errors.ts'
+import { readPrivateKey } from '../../src/rds/config.ts'
+import { refusal } from '../../src/rds/refusals.ts'
+import { keyIn } from '../routeros/keys.ts'
+import { lab, soon, wishOf } from './harness.ts'
+
+test('a key that others may read is refused', async (t) => {
+  const { config, another } = await lab(t)
+  chmodSync(config.privateKeyFile, 0o640)
+  await t.throwsAsync(another().probe(soon()), { instanceOf: CsiError, message: /mode 0640.*0600/ })
+  t.throws(() => readPrivateKey('/nowhere/key'), { instanceOf: CsiError, message: /cannot be read/ })
+})
+
+test('another host key than the pinned one is refused and named, and nothing is sent', async (t) => {
+  const { router, directory, another } = await lab(t)
+  const other = keyIn(directory, 'other').publicKey.trim()
+  const error = await t.throwsAsync(another({ hostKey: other }).probe(soon()), {
+    instanceOf: CsiError,
+    message: /has the host key SHA256:/,
+  })
+  t.is((error as CsiError).code, status.FAILED_PRECONDITION)
+  const seen = /SHA256:\S+/.exec(error!.message)![0].replace(/,$/, '')
+  t.is(router.logins, 0)
+  await another({ hostKey: seen }).probe(soon())
+  t.is(router.logins, 1)
+})
+
+test('a key that the router does not know is told as such, at once', async (t) => {
+  const { directory, another } = await lab(t)
+  const stranger = keyIn(directory, 'stranger').file
+  const error = await t.throwsAsync(another({ privateKeyFile: stranger }).probe(soon()), { instanceOf: CsiError, message: /refuses admin/ })
+  t.is((error as CsiError).code, status.UNAUTHENTICATED)
+})
+
+test('a router that is not there is tried again, and then told', async (t) => {
+  const { router, provider } = await lab(t)
+  await router.stop()
+  const error = await t.throwsAsync(provider.probe(soon()), { instanceOf: CsiError, message: /no SSH connection.*6 attempts/ })
+  t.is((error as CsiError).code, status.UNAVAILABLE)
+})
+
+test('the connection is kept, and built again after a reboot', async (t) => {
+  const { router, provider } = await lab(t)
+  await provider.createVolume(wishOf('one'), soon())
+  t.is(router.logins, 1)
+  await router.reboot(10)
+  await provider.createVolume(wishOf('two'), soon())
+  t.is(router.logins, 2)
+})
+
+test('a configuration with a hole is refused by the name of the field', async (t) => {
+  const { another } = await lab(t)
+  for (const [change, message] of [
+    [{ hostKey: '' }, /rds\.hostKey is missing/],
+    [{ hostKey: 'yes' }, /neither SHA256/],
+    [{ basePath: '/raid10/../etc' }, /file-path/],
+    [{ user: 'admin+x y' }, /rds\.user/],
+    [{ port: 70_000 }, /rds\.port/],
+    [{ fence: 'on' as 'off' }, /rds\.fence/],
+  ] as const) {
+    t.throws(() => another(change), { instanceOf: CsiError, message })
+  }
+})
+
+test('what a router says becomes the status of the table', (t) => {
+  const table: [string, status][] = [
+    ['failure: not enough space', status.RESOURCE_EXHAUSTED],
+    ['No space left on device', status.RESOURCE_EXHAUSTED],
+    ['out of disk space', status.RESOURCE_EXHAUSTED],
+    ['no such item', status.NOT_FOUND],
+    ['failure: item with such slot already exists', status.ALREADY_EXISTS],
+    ['invalid value for argument file-size', status.INVALID_ARGUMENT],
+    ['input does not match any value of type', status.INVALID_ARGUMENT],
+    ['bad command name copy (line 1 column 7)', status.FAILED_PRECONDITION],
+    ['expected end of command (line 1 column 40)', status.FAILED_PRECONDITION],
+    ['syntax error (line 1 column 7)', status.INTERNAL],
+    ['std failure: not allowed (9)', status.PERMISSION_DENIED],
+    ['not enough permissions (9)', status.PERMISSION_DENIED],
+    ['failure: could not unmount, stop using it first', status.FAILED_PRECONDITION],
+    ['compression only available for btrfs', status.INVALID_ARGUMENT],
+    ['failure: dns name does not exist', status.INTERNAL],
+  ]
+  for (const [text, code] of table) {
+    const error = refusal('adding the disk x', text)
+    t.is(status[error.code], status[code], text)
+    t.true(error.message.includes(text))
+  }
+})
