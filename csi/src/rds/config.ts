@@ -25,20 +25,26 @@ export interface RdsConfig {
   readonly commandTimeoutMs?: number
 }
 
-/** @throws {CsiError} INVALID_ARGUMENT naming the field */
-export function checkedConfig(config: RdsConfig): RdsConfig {
-  for (const key of ['address', 'user', 'privateKeyFile', 'hostKey', 'basePath'] as const) {
-    if (typeof config[key] !== 'string' || config[key] === '') throw invalidArgument(`rds.${key} is missing in the configuration`)
+const TEXTS = ['address', 'user', 'privateKeyFile', 'hostKey', 'basePath', 'nvmeAddress', 'fence'] as const
+const NUMBERS = ['port', 'nvmePort', 'commandTimeoutMs'] as const
+const NEEDED = ['address', 'user', 'privateKeyFile', 'hostKey', 'basePath'] as const
+
+/** Reads the section `rds` of a configuration. @throws {CsiError} INVALID_ARGUMENT naming the field */
+export function checkedConfig(section: RdsConfig | Record<string, unknown>): RdsConfig {
+  for (const [key, value] of Object.entries(section)) {
+    const type = (TEXTS as readonly string[]).includes(key) ? 'string' : (NUMBERS as readonly string[]).includes(key) ? 'number' : undefined
+    if (type === undefined) throw invalidArgument(`rds.${key} is no setting; there are ${[...TEXTS, ...NUMBERS].join(', ')}`)
+    if (typeof value !== type) throw invalidArgument(`rds.${key} must be a ${type}`)
   }
+  const config = section as RdsConfig
+  for (const key of NEEDED) if (!config[key]) throw invalidArgument(`rds.${key} is missing in the configuration`)
   if (!/^[a-z_][a-z0-9_.-]*$/i.test(config.user)) throw invalidArgument(`rds.user ${JSON.stringify(config.user)} is no name of a user`)
   if (!/^(SHA256:[A-Za-z0-9+/]{43}=?|(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/=]+.*)$/.test(config.hostKey)) {
     throw invalidArgument('rds.hostKey is neither SHA256:… nor a public key; ssh-keyscan ROUTER prints it')
   }
-  for (const [key, port] of [
-    ['port', config.port],
-    ['nvmePort', config.nvmePort],
-  ] as const) {
-    if (port !== undefined && !(Number.isInteger(port) && port > 0 && port < 65_536)) throw invalidArgument(`rds.${key} ${port} is no port`)
+  for (const key of ['port', 'nvmePort'] as const) {
+    const port = config[key] ?? 1
+    if (!(Number.isInteger(port) && port > 0 && port < 65_536)) throw invalidArgument(`rds.${key} ${port} is no port`)
   }
   if (config.fence !== undefined && config.fence !== 'allow-host-name' && config.fence !== 'off') {
     throw invalidArgument(`rds.fence ${JSON.stringify(config.fence)} is neither allow-host-name nor off`)

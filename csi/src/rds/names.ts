@@ -15,7 +15,10 @@ export const NOBODY = 'nqn.2000-02.com.mikrotik:nobody'
 
 const HOST_PREFIX = 'nqn.2000-02.com.mikrotik:node:'
 
-/** Host NQN that a node must connect with for the fence to know it. Reversible, so that a listing can tell who is let in. */
+/**
+ * Host NQN that a node connects with (`nvme connect --hostnqn`), for the fence to know it. It follows from the node's id, so nodes that
+ * were cloned from one disk still differ. Reversible, so that a listing can tell who is let in.
+ */
 export const hostNqnOf = (nodeId: string): string => `${HOST_PREFIX}${nodeId}`
 export const nodeOf = (hostNqn: string): string | undefined =>
   hostNqn.startsWith(HOST_PREFIX) ? hostNqn.slice(HOST_PREFIX.length) : undefined

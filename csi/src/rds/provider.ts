@@ -38,8 +38,9 @@ export class RdsProvider implements VolumeProvider {
   readonly #delaysMs: readonly number[]
   readonly #now: () => Date
 
-  constructor(config: RdsConfig, parts: RdsParts = {}) {
-    this.#config = checkedConfig(config)
+  /** @param section `rds` of the configuration file, as it is */
+  constructor(section: RdsConfig | Record<string, unknown>, parts: RdsParts = {}) {
+    this.#config = checkedConfig(section)
     const transport = parts.transport ?? ((checked: RdsConfig): Transport => new SshSession(checked))
     this.#transport = transport(this.#config)
     this.#router = new Router(this.#transport)

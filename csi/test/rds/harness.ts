@@ -56,7 +56,7 @@ export async function lab(t: ExecutionContext, options: Partial<RouterOptions> =
   return { router, exporter, config, provider: another(), directory, another }
 }
 
-export const soon = (milliseconds = 20_000): AbortSignal => AbortSignal.timeout(milliseconds)
+export const soon = (milliseconds = 90_000): AbortSignal => AbortSignal.timeout(milliseconds)
 
 export const wishOf = (name: string, change: Partial<VolumeWish> = {}): VolumeWish => ({
   id: volumeId(name),

@@ -47,7 +47,13 @@ for (const [form, options] of [
       truncateSync(router.machine.local(path), 1 << 20)
       router.machine.disks.push({ ...disk, id: 1_000 + at })
     }
-    const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', MEASURE, JSON.stringify(config)])
+    const { stdout } = await promisify(execFile)(process.execPath, [
+      '--max-semi-space-size=2',
+      '--input-type=module',
+      '-e',
+      MEASURE,
+      JSON.stringify(config),
+    ])
     const { listMs, capacityMs, volumes, bytes } = JSON.parse(stdout) as Record<'listMs' | 'capacityMs' | 'volumes' | 'bytes', number>
     t.log(`list ${listMs.toFixed(0)} ms, capacity ${capacityMs.toFixed(0)} ms, ${(bytes / 2 ** 20).toFixed(0)} MiB resident`)
     t.is(volumes, VOLUMES)
