@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto'
 /** RFC 9562 name-based UUIDs need a namespace: one each, so that a volume and a snapshot of the same name differ in their UUIDs too. */
 const VOLUME_NAMESPACE = 'd7b3f3a4-4b0e-5f64-9a4c-6d2f0b1c7e51'
 const SNAPSHOT_NAMESPACE = '6a0c1f5e-93d8-5c27-8b1d-2f7e4a9d3c60'
+const HOST_NAMESPACE = '0e4f6d2b-7a15-5b83-9c60-d1b8a3e57f94'
 
 const UUID = '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}'
 const VOLUME_ID = new RegExp(`^pvc-${UUID}$`)
@@ -26,6 +27,9 @@ export const isSnapshotId = (id: string): boolean => SNAPSHOT_ID.test(id)
 
 /** The NVMe subsystem of a volume. */
 export const nqnOf = (id: string): string => `${NQN_PREFIX}${id}`
+
+/** Host id of an NVMe host: the kernel wants one for each host NQN, always the same. */
+export const hostIdOf = (hostNqn: string): string => uuid5(HOST_NAMESPACE, hostNqn)
 
 /** RFC 9562, 5.5: SHA-1 of namespace and name, with version and variant set. */
 function uuid5(namespace: string, name: string): string {

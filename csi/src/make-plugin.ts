@@ -1,13 +1,15 @@
 /**
  * Puts a plugin together as its configuration says.
  */
-import type { Logger } from 'pino'
 import { type Config, UsageError } from './config.ts'
 import { topologyKey } from './names.ts'
 import { Mounts } from './node/mounts.ts'
+import { NvmeAttacher } from './node/nvme.ts'
 import { Tools } from './node/tools.ts'
 import type { NodeTopology, Plugin } from './plugin.ts'
 import type { Attacher, VolumeProvider } from './provider.ts'
+import { hostNqnOf } from './rds/names.ts'
+import { RdsProvider } from './rds/provider.ts'
 import { UblkAttacher } from './ublk/attacher.ts'
 import { DaemonClient } from './ublk/client.ts'
 import { UblkProvider } from './ublk/provider.ts'
@@ -20,8 +22,8 @@ interface ProviderParts {
   topology: NodeTopology
 }
 
-export async function makePlugin(config: Config, log: Logger): Promise<Plugin> {
-  const { makeProvider, makeAttacher, tools, topology } = config.provider === 'ublk' ? ublkParts(config) : rdsParts(config, log)
+export async function makePlugin(config: Config): Promise<Plugin> {
+  const { makeProvider, makeAttacher, tools, topology } = config.provider === 'ublk' ? ublkParts(config) : rdsParts(config)
   const { maxVolumes } = config
   const isController = config.mode === 'controller' || config.mode === 'all'
   const isNode = config.mode === 'node' || config.mode === 'all'
@@ -47,6 +49,12 @@ function ublkParts({ nodeId, socket }: Config): ProviderParts {
   }
 }
 
-function rdsParts(_config: Config, _log: Logger): ProviderParts {
-  throw new UsageError('--provider rds is not in this build')
+/** Any node can attach any volume: topology has nothing to say. */
+function rdsParts({ nodeId, rds }: Config): ProviderParts {
+  return {
+    makeProvider: async () => new RdsProvider(rds),
+    makeAttacher: () => new NvmeAttacher({ hostNqn: hostNqnOf(nodeId) }),
+    tools: ['nvme'],
+    topology: null,
+  }
 }

@@ -12,8 +12,10 @@ const ALWAYS = [
 const SNAPSHOTS = [Rpc.CREATE_DELETE_SNAPSHOT, Rpc.LIST_SNAPSHOTS, Rpc.GET_SNAPSHOT]
 const PUBLISHING = [Rpc.PUBLISH_UNPUBLISH_VOLUME, Rpc.LIST_VOLUMES_PUBLISHED_NODES]
 
-/** What is declared is what the provider has. */
-export async function getCapabilities({ provider: { can } }: ControllerParts): Promise<ControllerGetCapabilitiesResponse> {
+/** What is declared is what the provider has, which it may have to find out. */
+export async function getCapabilities({ provider }: ControllerParts, signal: AbortSignal): Promise<ControllerGetCapabilitiesResponse> {
+  await provider.probe(signal)
+  const { can } = provider
   const types = [
     ...ALWAYS,
     ...(can.snapshots ? SNAPSHOTS : []),

@@ -46,7 +46,7 @@ export function controllerService(layer: CallLayer, parts: ControllerParts): Unt
     deleteSnapshot: layer.unary('DeleteSnapshot', (request, signal) => deleteSnapshot(request, parts, signal), snapshot),
     listSnapshots: layer.unary('ListSnapshots', (request, signal) => listSnapshots(request, parts, signal)),
     getSnapshot: layer.unary('GetSnapshot', (request, signal) => getSnapshot(request, parts, signal)),
-    controllerGetCapabilities: layer.unary('ControllerGetCapabilities', () => getCapabilities(parts)),
+    controllerGetCapabilities: layer.unary('ControllerGetCapabilities', (_request, signal) => getCapabilities(parts, signal)),
   } as Served
   return served
 }

@@ -3,11 +3,11 @@
  *
  * Only subsystems of volumes of ours are ever disconnected: the node may have its own root on NVMe/TCP.
  */
-import { access, readFile, writeFile } from 'node:fs/promises'
+import { access, writeFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { dataLoss, failedPrecondition, invalidArgument, unavailable } from '../errors.ts'
-import { nqnOf } from '../ids.ts'
+import { hostIdOf, nqnOf } from '../ids.ts'
 import type { AttachedDevice, Attacher } from '../provider.ts'
 import { ProgramError, type RunProgram, runProgram } from '../run-program.ts'
 import { sizeOfDisk } from './disk-size.ts'
@@ -35,21 +35,21 @@ interface Target {
 }
 
 export interface NvmeOptions {
+  /** Name of this host, its alone: the fence lets it in, and two hosts with one name would corrupt each other's volumes. */
+  hostNqn: string
   run?: RunProgram
   sysfs?: string
-  /** Directory of hostnqn and hostid. */
-  hostDirectory?: string
 }
 
 export class NvmeAttacher implements Attacher {
   readonly #run: RunProgram
   readonly #sysfs: string
-  readonly #hostDirectory: string
+  readonly #hostNqn: string
 
-  constructor({ run = runProgram, sysfs = '/sys', hostDirectory = '/etc/nvme' }: NvmeOptions = {}) {
+  constructor({ hostNqn, run = runProgram, sysfs = '/sys' }: NvmeOptions) {
     this.#run = run
     this.#sysfs = sysfs
-    this.#hostDirectory = hostDirectory
+    this.#hostNqn = hostNqn
   }
 
   async attach(id: string, context: Record<string, string>, signal: AbortSignal): Promise<AttachedDevice> {
@@ -104,26 +104,13 @@ export class NvmeAttacher implements Attacher {
         throw failedPrecondition('the kernel module nvme-tcp is not there; install the modules of the running kernel', { cause })
       })
     })
-    await this.#requireHostIdentity()
-  }
-
-  /** Two nodes with one name corrupt each other's volumes: the name is never made up. */
-  async #requireHostIdentity(): Promise<void> {
-    for (const name of ['hostnqn', 'hostid']) {
-      const text = await readFile(`${this.#hostDirectory}/${name}`, 'utf8').catch(() => '')
-      if (text.trim() === '') {
-        throw failedPrecondition(
-          `${this.#hostDirectory}/${name} is missing or empty; make both with \`nvme gen-hostnqn\`, unique to this node, and mount /etc/nvme into the pod`,
-        )
-      }
-    }
   }
 
   async #connect({ nqn, address, port, lossSeconds }: Target, signal: AbortSignal): Promise<void> {
     // One that connects again counts: a second connection would be refused, or be a second path.
     if ((await this.#find(nqn)) !== undefined) return
-    await this.#requireHostIdentity()
     const args = ['connect', '--transport=tcp', `--traddr=${address}`, `--trsvcid=${port}`, `--nqn=${nqn}`, '--config=none']
+    args.push(`--hostnqn=${this.#hostNqn}`, `--hostid=${hostIdOf(this.#hostNqn)}`)
     args.push(`--ctrl-loss-tmo=${lossSeconds}`, `--reconnect-delay=${RECONNECT_SECONDS}`)
     for (let attempt = 1; ; attempt += 1) {
       try {

@@ -4,7 +4,7 @@
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { makeXfsPool } from '../support/pool.ts'
+import { startDaemon, startRouter } from '../support/backends.ts'
 import { type Running, startProgram } from '../support/programs.ts'
 import { type SanityCounts, summarize } from './report.ts'
 
@@ -35,14 +35,11 @@ console.log(`${passed} passed, ${failures} failed`)
 process.exitCode = failures > 0 ? 1 : 0
 
 async function startDriver(): Promise<Running[]> {
-  const pool = makeXfsPool(join(directory, 'pool'))
-  const daemonSocket = join(directory, 'daemon.sock')
-  const daemon = startProgram(['--mode', 'daemon', '--pool', pool.path, '--socket', daemonSocket])
-  await daemon.says('"serving"')
-  const flags = ['--mode', 'all', '--provider', provider, '--node-id', 'node-1', '--max-volumes', '3', '--socket', daemonSocket]
-  const plugin = startProgram([...flags, '--endpoint', `unix://${socket}`])
+  const { running, flags } = provider === 'rds' ? await startRouter(join(directory, 'router')) : await startDaemon(join(directory, 'pool'))
+  const common = ['--mode', 'all', '--provider', provider, '--node-id', 'node-1', '--max-volumes', '3', '--endpoint', `unix://${socket}`]
+  const plugin = startProgram([...common, ...flags])
   await plugin.says('"serving"')
-  return [daemon, plugin]
+  return [running, plugin]
 }
 
 function runSanity(access: string): SanityCounts {

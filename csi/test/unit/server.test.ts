@@ -82,8 +82,8 @@ test('the deadline of a call aborts its work, and the volume is free again', asy
         reject(new Error('interrupted'))
       })
     })
-  await failsWith(t, client.call('controller', 'createVolume', CREATE, 200), status.DEADLINE_EXCEEDED, /./)
-  for (let waited = 0; reason === undefined && waited < 2000; waited += 10) await delay(10)
+  await failsWith(t, client.call('controller', 'createVolume', CREATE, 2_000), status.DEADLINE_EXCEEDED, /./)
+  for (let waited = 0; reason === undefined && waited < 10_000; waited += 10) await delay(10)
   t.regex(String(reason), /deadline|caller has gone/)
   provider.pause = async () => {}
   await client.call('controller', 'createVolume', CREATE)
