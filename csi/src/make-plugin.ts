@@ -9,7 +9,6 @@ import { Tools } from './node/tools.ts'
 import type { NodeTopology, Plugin } from './plugin.ts'
 import type { Attacher, VolumeProvider } from './provider.ts'
 import { hostNqnOf } from './rds/names.ts'
-import { RdsProvider } from './rds/provider.ts'
 import { UblkAttacher } from './ublk/attacher.ts'
 import { DaemonClient } from './ublk/client.ts'
 import { UblkProvider } from './ublk/provider.ts'
@@ -52,7 +51,8 @@ function ublkParts({ nodeId, socket }: Config): ProviderParts {
 /** Any node can attach any volume: topology has nothing to say. */
 function rdsParts({ nodeId, rds }: Config): ProviderParts {
   return {
-    makeProvider: async () => new RdsProvider(rds),
+    // Loaded where it is used: SSH costs time and memory that a node of the other provider need not spend.
+    makeProvider: async () => new (await import('./rds/provider.ts')).RdsProvider(rds),
     makeAttacher: () => new NvmeAttacher({ hostNqn: hostNqnOf(nodeId) }),
     tools: ['nvme'],
     topology: null,

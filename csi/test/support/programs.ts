@@ -8,6 +8,9 @@ import { setTimeout as delay } from 'node:timers/promises'
 /** The sources; in the VM, where all is emulated, the compiled program. */
 const PROGRAM = join(import.meta.dirname, '..', '..', 'bin', process.env.UBLK_VM === undefined ? 'dev.js' : 'ublk-csi.js')
 
+/** Started many times in a machine that is emulated: what was compiled once is kept. */
+const COMPILED = process.env.UBLK_VM === undefined ? {} : { NODE_COMPILE_CACHE: '/tmp/node-compiled' }
+
 export interface Running {
   child: ChildProcess
   /** All that it has written. */
@@ -24,7 +27,7 @@ export function startProgram(args: string[], logPath?: string): Running {
 }
 
 export function startChild(program: string, args: string[], logPath?: string): Running {
-  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...COMPILED } })
   const log = logPath === undefined ? null : createWriteStream(logPath, { flags: 'a' })
   let text = ''
   for (const stream of [child.stdout, child.stderr]) {
@@ -41,7 +44,7 @@ export function startChild(program: string, args: string[], logPath?: string): R
       child.kill(signal)
       await ended
     },
-    async says(wanted, limitMs = 60_000) {
+    async says(wanted, limitMs = 180_000) {
       const deadline = performance.now() + limitMs
       while (!text.includes(wanted)) {
         if (performance.now() > deadline || child.exitCode !== null || child.signalCode !== null) {
