@@ -119,6 +119,10 @@ caged: build ## tests on a Node.js that refuses external buffers, as Electron do
 verify: build ## every test at full length, stress included
 	@scripts/test --full $(ARGS)
 
+.PHONY: sanity
+sanity: build ## csi-sanity against the CSI driver on a real kernel: each provider, file systems and raw block
+	@csi/test/sanity/run $(ARGS)
+
 ##@ Virtual machine
 .PHONY: vm-shell
 vm-shell: build ## a root shell on a real kernel with this checkout: make vm-shell ARGS='--kernel 6.12'

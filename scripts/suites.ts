@@ -14,7 +14,7 @@ export interface Suite {
   command: string[]
   counts: CountFormat
   /** `unit` needs no driver, `vm` boots real kernels; others pick a group for a command of the Makefile. */
-  tags: Array<'unit' | 'vm' | 'simple-e2e' | 'e2e' | 'stress' | 'caged'>
+  tags: Array<'unit' | 'vm' | 'simple-e2e' | 'e2e' | 'stress' | 'caged' | 'csi'>
   /** Limit for the whole suite. */
   timeoutSeconds: number
   /** Too long for `make test`: runs in `make verify` only. */
@@ -69,6 +69,7 @@ export const suites: Suite[] = [
   { name: 'valgrind', command: ['scripts/valgrind'], counts: 'cargo', tags: ['unit'], timeoutSeconds: 900 },
   { name: 'typescript', command: ava('test/unit/**/*.test.ts'), counts: 'tap', tags: ['unit'], timeoutSeconds: 300 },
   { name: 'cli', command: ava('cli/test/*.test.ts'), counts: 'tap', tags: ['unit'], timeoutSeconds: 300 },
+  { name: 'csi', command: ava('csi/test/{unit,rds,routeros}/**/*.test.ts'), counts: 'tap', tags: ['unit'], timeoutSeconds: 600 },
   { name: 'packages', command: ['scripts/check-packages'], counts: 'closing-line', tags: ['unit'], timeoutSeconds: 300 },
   ...kernels.map(
     (kernel): Suite => ({
@@ -148,6 +149,37 @@ export const suites: Suite[] = [
   },
   vmSuite('cli signals on 7.2', 'cli/test/device/signals.test.ts', 900),
   vmSuite('examples', 'test/examples/*.test.ts', 1200),
+  { ...vmSuite('csi devices', 'csi/test/device/*.test.ts', 1200), tags: ['vm', 'e2e', 'csi'] },
+  // One run is enough for every day; `make sanity` has them all.
+  ...['ublk mount', 'ublk block', 'rds mount', 'rds block'].map(
+    (run): Suite => ({
+      name: `csi-sanity, ${run}`,
+      command: ['csi/test/sanity/run', ...run.split(' ')],
+      counts: 'closing-line',
+      tags: ['vm', 'e2e', 'csi'],
+      timeoutSeconds: 1800,
+      fullOnly: run !== 'ublk mount',
+    }),
+  ),
+  {
+    name: 'csi life on ublk',
+    command: ['csi/test/life/run', 'ublk', 'ext4:backend'],
+    counts: 'closing-line',
+    tags: ['vm', 'e2e', 'csi'],
+    timeoutSeconds: 1200,
+  },
+  ...endKernels.flatMap((kernel) =>
+    ['ublk', 'rds'].map(
+      (provider): Suite => ({
+        name: `csi lives on ${provider}, ${kernel}`,
+        command: ['csi/test/life/run', provider, '--', '--kernel', kernel],
+        counts: 'closing-line',
+        tags: ['vm', 'stress', 'csi'],
+        timeoutSeconds: 3600,
+        fullOnly: true,
+      }),
+    ),
+  ),
   { name: 'errors', command: ['test/errors/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 900 },
   { name: 'install', command: ['test/install/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 500 },
   { name: 'caged', command: ['test/caged/run'], counts: 'tap', tags: ['vm', 'e2e', 'caged'], timeoutSeconds: 700 },

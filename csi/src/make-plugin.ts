@@ -19,16 +19,18 @@ interface ProviderParts {
   /** Programs that the attacher needs. */
   tools: string[]
   topology: NodeTopology
+  expandsInUse: Plugin['expandsInUse']
 }
 
 export async function makePlugin(config: Config): Promise<Plugin> {
-  const { makeProvider, makeAttacher, tools, topology } = config.provider === 'ublk' ? ublkParts(config) : rdsParts(config)
+  const { makeProvider, makeAttacher, tools, topology, expandsInUse } = config.provider === 'ublk' ? ublkParts(config) : rdsParts(config)
   const { maxVolumes } = config
   const isController = config.mode === 'controller' || config.mode === 'all'
   const isNode = config.mode === 'node' || config.mode === 'all'
   return {
     provider: config.provider,
     topology,
+    expandsInUse,
     controller: isController ? { provider: await makeProvider(), maxVolumes, topology } : null,
     node: isNode
       ? { nodeId: config.nodeId, maxVolumes, attacher: makeAttacher(), mounts: new Mounts(), tools: new Tools(tools), topology }
@@ -45,6 +47,7 @@ function ublkParts({ nodeId, socket }: Config): ProviderParts {
     makeAttacher: () => new UblkAttacher(daemon, nodeId),
     tools: [],
     topology: { key: topologyKey('ublk'), value: nodeId },
+    expandsInUse: async (signal) => (await daemon.ask('ping', {}, signal)).resizesInUse,
   }
 }
 
@@ -56,5 +59,6 @@ function rdsParts({ nodeId, rds }: Config): ProviderParts {
     makeAttacher: () => new NvmeAttacher({ hostNqn: hostNqnOf(nodeId) }),
     tools: ['nvme'],
     topology: null,
+    expandsInUse: async () => true,
   }
 }

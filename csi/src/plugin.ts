@@ -30,4 +30,6 @@ export interface Plugin {
   controller: ControllerParts | null
   node: NodeParts | null
   topology: NodeTopology
+  /** Whether a volume can be expanded while it is published. */
+  expandsInUse(signal: AbortSignal): Promise<boolean>
 }

@@ -35,7 +35,7 @@ export async function servePlugin(plugin: Plugin, endpoint: string, metrics: Met
   const server = new Server({ 'grpc.max_receive_message_length': 16 << 20, 'grpc.max_send_message_length': 64 << 20 })
   server.addService(IdentityService, {
     getPluginInfo: layer.unary('GetPluginInfo', () => getPluginInfo(plugin)),
-    getPluginCapabilities: layer.unary('GetPluginCapabilities', () => getPluginCapabilities(plugin)),
+    getPluginCapabilities: layer.unary('GetPluginCapabilities', (_request, signal) => getPluginCapabilities(plugin, signal)),
     probe: layer.unary('Probe', (_request, signal) => probe(plugin, signal)),
   })
   if (plugin.controller !== null) server.addService(ControllerService, controllerService(layer, plugin.controller))

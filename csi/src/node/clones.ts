@@ -21,7 +21,7 @@ export async function separateClone(
     await device.verify()
     // Changes the superblocks only (feature metadata_uuid). The kernel must forget what it saw of the disk first.
     await run('btrfs', ['device', 'scan', '--forget', device.path], { signal, statuses: [0, 1] })
-    await run('btrfstune', ['-m', device.path], { signal, limitMs: TUNE_LIMIT_MS })
+    await run('btrfstune', ['-m', device.path], { limitMs: TUNE_LIMIT_MS })
   }
   return []
 }

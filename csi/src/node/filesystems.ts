@@ -1,5 +1,8 @@
 /**
  * File systems on a disk: found, checked, made only where nothing can be lost, and grown.
+ *
+ * A program that writes is not interrupted when its caller goes: a disk that is half formatted is one that is never formatted again. It ends
+ * while the volume is locked, and the caller's next try finds its work done.
  */
 import { dataLoss, failedPrecondition } from '../errors.ts'
 import type { Filesystem } from '../fields.ts'
@@ -42,7 +45,8 @@ export async function ensureFilesystem(
   await requireZeroes(device.path, Number(device.bytes), signal, run)
   if (await hasFilesystem(device, filesystem, signal, run)) return
   await device.verify()
-  await run(`mkfs.${filesystem}`, [device.path], { signal, limitMs: MKFS_LIMIT_MS })
+  signal.throwIfAborted()
+  await run(`mkfs.${filesystem}`, [device.path], { limitMs: MKFS_LIMIT_MS })
 }
 
 /** True with the wanted one, false with nothing at all; anything else is an error. */
@@ -62,9 +66,10 @@ export async function checkFilesystem(
   run: RunProgram = runProgram,
 ): Promise<void> {
   if (filesystem !== 'ext3' && filesystem !== 'ext4') return
+  signal.throwIfAborted()
   try {
     // 1: mended. From 4 on: errors are left.
-    await run('e2fsck', ['-p', devicePath], { signal, limitMs: FSCK_LIMIT_MS, statuses: [0, 1] })
+    await run('e2fsck', ['-p', devicePath], { limitMs: FSCK_LIMIT_MS, statuses: [0, 1] })
   } catch (error) {
     if (!(error instanceof ProgramError)) throw error
     throw dataLoss(`${error.message}. The file system is not mounted; run e2fsck by hand`, { cause: error })
@@ -79,7 +84,8 @@ export async function growFilesystem(
   signal: AbortSignal,
   run: RunProgram = runProgram,
 ): Promise<void> {
-  const options = { signal, limitMs: GROW_LIMIT_MS }
+  signal.throwIfAborted()
+  const options = { limitMs: GROW_LIMIT_MS }
   if (filesystem === 'ext3' || filesystem === 'ext4') await run('resize2fs', [devicePath], options)
   else if (filesystem === 'xfs') await run('xfs_growfs', ['-d', mountPath], options)
   else if (filesystem === 'btrfs') await run('btrfs', ['filesystem', 'resize', 'max', mountPath], options)

@@ -63,7 +63,7 @@ export class Pool {
   }
 
   readonly operations: Handlers = {
-    ping: async () => null,
+    ping: async () => ({ resizesInUse: await canResize() }),
     volumes: async () =>
       this.#volumes
         .all()
@@ -90,7 +90,7 @@ export class Pool {
         .map(toSnapshotInfo),
     publish: ({ id, nodeId }) => this.#holding([id], 'publish', () => this.#publish(id, nodeId)),
     unpublish: ({ id, nodeId }) => this.#holding([id], 'unpublish', () => this.#unpublish(id, nodeId)),
-    attach: ({ id }) => this.#holding([id], 'attach', () => this.#attach(id)),
+    attach: ({ id, nodeId }) => this.#holding([id], 'attach', () => this.#attach(id, nodeId)),
     detach: ({ id }) => this.#holding([id], 'detach', () => this.#detach(id)),
     attached: async ({ id }) => this.#attached(id),
   }
@@ -256,7 +256,10 @@ export class Pool {
     return null
   }
 
-  async #attach(id: string): Promise<DeviceAnswer> {
+  async #attach(id: string, nodeId: string): Promise<DeviceAnswer> {
+    const { publishedTo } = this.#require(id)
+    if (publishedTo !== null && publishedTo !== nodeId)
+      throw failedPrecondition(`volume ${id} is published to node ${publishedTo}, not to ${nodeId}`)
     const present = await this.#attached(id)
     if (present !== null) return present
     const record = this.#require(id)

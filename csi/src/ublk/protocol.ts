@@ -44,7 +44,8 @@ export interface Operations {
   attach: [{ id: string; nodeId: string }, DeviceAnswer]
   detach: [{ id: string }, null]
   attached: [{ id: string }, DeviceAnswer | null]
-  ping: [Record<string, never>, null]
+  /** Whether disks in use can be resized, which is the kernel's to say. */
+  ping: [Record<string, never>, { resizesInUse: boolean }]
 }
 
 export type OperationName = keyof Operations

@@ -24,7 +24,8 @@ async function start(t: ExecutionContext, before: (socket: string) => void = () 
   const logger = pino({ level: 'trace' }, { write: (line: string) => void log.push(JSON.parse(line)) })
   const metrics = new Metrics()
   const topology = { key: 'k', value: 'node-1' }
-  const plugin = { provider: 'ublk' as const, topology, controller: { provider, maxVolumes: 0, topology }, node: null }
+  const expandsInUse = async (): Promise<boolean> => true
+  const plugin = { provider: 'ublk' as const, topology, expandsInUse, controller: { provider, maxVolumes: 0, topology }, node: null }
   const server = await servePlugin(plugin, socket, metrics, logger)
   const client = new CsiClient(socket)
   t.teardown(async () => {
@@ -162,7 +163,7 @@ test('a socket that a dead process left is no obstacle; the new one is private',
 
 test('a socket that is served is not taken away, and a file that is no socket is not removed', async (t) => {
   const { socket, client } = await start(t)
-  const other = { provider: 'ublk' as const, topology: null, controller: null, node: null }
+  const other = { provider: 'ublk' as const, topology: null, expandsInUse: async () => true, controller: null, node: null }
   const log = pino({ level: 'silent' })
   await t.throwsAsync(servePlugin(other, socket, new Metrics(), log), { message: /another ublk-csi serves/ })
   const file = `${socket}.file`
