@@ -109,7 +109,7 @@ export class NvmeAttacher implements Attacher {
   async #connect({ nqn, address, port, lossSeconds }: Target, signal: AbortSignal): Promise<void> {
     // One that connects again counts: a second connection would be refused, or be a second path.
     if ((await this.#find(nqn)) !== undefined) return
-    const args = ['connect', '--transport=tcp', `--traddr=${address}`, `--trsvcid=${port}`, `--nqn=${nqn}`, '--config=none']
+    const args = ['connect', '--transport=tcp', `--traddr=${address}`, `--trsvcid=${port}`, `--nqn=${nqn}`]
     args.push(`--hostnqn=${this.#hostNqn}`, `--hostid=${hostIdOf(this.#hostNqn)}`)
     args.push(`--ctrl-loss-tmo=${lossSeconds}`, `--reconnect-delay=${RECONNECT_SECONDS}`)
     for (let attempt = 1; ; attempt += 1) {
