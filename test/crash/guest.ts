@@ -25,7 +25,8 @@ import { allCells, type Cell, type CellResult, cellName, missingFlags, someCells
 
 const SIZE = 4 << 20
 const THREADS = 3
-const STATE_LIMIT_MS = 10_000
+/** None of this takes a second. A host with much else to do is not to be taken for a hang, though. */
+const STATE_LIMIT_MS = 40_000
 const CHECK_LIMIT_MS = 40_000
 const SETTLE_MS = 20_000
 /** Requests before the server ends, and after it came back. */
@@ -211,8 +212,8 @@ async function newComplaints(): Promise<string[]> {
 }
 
 async function nothingIsLeft(): Promise<void> {
-  const left = await listDevices()
-  if (left.length > 0) throw new Error(`devices are left: ${left.map(({ id, state }) => `${id} ${state}`).join(', ')}`)
+  // The driver removes a device when the last of those who looked at it, udev among them, lets go.
+  await until('no device is left', async () => (await listDevices()).length === 0)
   await until('no process is stuck', () => stuckProcesses().length === 0)
   const fresh = await newComplaints()
   if (fresh.length > 0) throw new Error(`the kernel complained: ${fresh[0]}`)
