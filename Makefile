@@ -176,3 +176,38 @@ build-release: build ## npm packages for this machine, in target/packages; after
 .PHONY: prebuilds
 prebuilds: $(SETUP) ## addons for x64 and arm64, glibc and musl, in target/prebuilds
 	@scripts/prebuilds $(ARGS)
+
+##@ Kubernetes (csi/)
+NAMESPACE ?= kube-system
+RELEASE ?= ublk-csi
+KUBECTL_LOGS = kubectl -n $(NAMESPACE) logs --tail=200 --prefix -c driver -l app.kubernetes.io/instance=$(RELEASE),app.kubernetes.io/component
+
+.PHONY: docker
+docker: ## the image of ublk-csi, where this machine has a builder: make docker IMAGE=… TAG=… ARGS='--platform linux/amd64,linux/arm64'
+	@csi/scripts/image $(ARGS)
+
+.PHONY: deploy
+deploy: ## plain manifests of a provider into the cluster of kubectl: make deploy PROVIDER=rds
+	@kubectl apply -f csi/deploy/kubernetes/$(or $(PROVIDER),rds).yaml
+
+.PHONY: deploy-helm
+deploy-helm: $(SETUP) ## the chart into the cluster of kubectl: make deploy-helm ARGS='-f my-values.yaml'
+	@csi/scripts/helm upgrade --install $(RELEASE) csi/deploy/helm/ublk-csi --namespace $(NAMESPACE) $(ARGS)
+
+.PHONY: undeploy
+undeploy: ## what deploy or deploy-helm brought out of the cluster; volumes stay
+	@if csi/scripts/helm status $(RELEASE) --namespace $(NAMESPACE) >/dev/null 2>&1; \
+	then csi/scripts/helm uninstall $(RELEASE) --namespace $(NAMESPACE); \
+	else kubectl delete --ignore-not-found -f csi/deploy/kubernetes/$(or $(PROVIDER),rds).yaml; fi
+
+.PHONY: logs-controller
+logs-controller: ## the controller's last lines
+	@$(KUBECTL_LOGS)=controller
+
+.PHONY: logs-node
+logs-node: ## the nodes' last lines
+	@$(KUBECTL_LOGS)=node
+
+.PHONY: verify-deployment
+verify-deployment: ## is the driver well in the cluster of kubectl?
+	@csi/scripts/verify-deployment $(NAMESPACE) $(RELEASE)

@@ -40,6 +40,8 @@ export async function lab(t: ExecutionContext, options: Partial<RouterOptions> =
     hostKey: host.publicKey.trim(),
     basePath: '/raid10/csi',
     nvmeAddress: '10.0.0.1',
+    // A test is not about how busy this machine is.
+    commandTimeoutMs: 100_000,
     ...change,
   }
   const providers: RdsProvider[] = []
@@ -56,7 +58,7 @@ export async function lab(t: ExecutionContext, options: Partial<RouterOptions> =
   return { router, exporter, config, provider: another(), directory, another }
 }
 
-export const soon = (milliseconds = 90_000): AbortSignal => AbortSignal.timeout(milliseconds)
+export const soon = (milliseconds = 110_000): AbortSignal => AbortSignal.timeout(milliseconds)
 
 export const wishOf = (name: string, change: Partial<VolumeWish> = {}): VolumeWish => ({
   id: volumeId(name),

@@ -43,6 +43,11 @@ test('a list of 80 columns: legend, comments, a line of the log, digits and path
   t.like(disk, { slot: 'pvc-test-123', model: path, 'file-path': path, size: '53687091200', 'mount-filesystem': 'yes' })
 })
 
+test('a quoted text that is split before what looks like a property stays one text', (t) => {
+  const text = ' 0 Bt type=file model="/raid10/of-a-name-that-is-as-long-as-that\r\n      size=1.img" size=512\r\n'
+  t.deepEqual(rowsOfDetail(text), [{ type: 'file', model: '/raid10/of-a-name-that-is-as-long-as-thatsize=1.img', size: '512' }])
+})
+
 test('files have a property with a space in its name', (t) => {
   const text = ' 1   name=storage-pool/metal-csi/pvc-1.img\n     type=.img file size=10.0GiB last-modified=2025-11-11 14:32:41\n'
   t.deepEqual(rowsOfDetail(text), [
