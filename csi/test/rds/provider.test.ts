@@ -125,7 +125,9 @@ test('one node at a time is let in, and thrown out by unpublishing', async (t) =
   await refused(t, provider.deleteVolume(id, soon()), status.FAILED_PRECONDITION, /published to node-1/)
   await provider.unpublish(id, 'node-2', soon())
   t.is(allowed(), hostNqnOf('node-1'))
+  const begun = exporter.begun
   await provider.unpublish(id, 'node-1', soon())
+  t.is(exporter.begun, begun + 1)
   await provider.unpublish(id, undefined, soon())
   t.is(allowed(), NOBODY)
   await provider.publish(id, 'node-2', soon())
@@ -214,6 +216,15 @@ test('what a dead driver left half made is begun again', async (t) => {
   await another().deleteSnapshot(snapshotId('s'), soon())
   t.false(existsSync(router.machine.local(path)))
   t.is(router.machine.files().length, 1)
+})
+
+test('capacity of a pool whose images are sparse is what is not promised yet', async (t) => {
+  const { provider } = await lab(t, { poolBytes: Number(10n * GIB), sparse: true })
+  await provider.createVolume(wishOf('one', { bytes: 4n * GIB }), soon())
+  await provider.createVolume(wishOf('two', { bytes: 8n * GIB }), soon())
+  t.is((await provider.capacity({}, soon())).available, 0n)
+  await provider.deleteVolume(volumeId('two'), soon())
+  t.is((await provider.capacity({}, soon())).available, 6n * GIB)
 })
 
 test('capacity is what is free and not promised; a volume too large is refused as such', async (t) => {

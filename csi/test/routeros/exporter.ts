@@ -14,6 +14,8 @@ export interface Export {
 
 export interface Exporter {
   export(wanted: Export): void
+  /** Who may connect from now on. Who is connected stays, as with the kernel's target. */
+  allow(nqn: string, host: string): void
   /** Ends its connections too. */
   unexport(nqn: string): void
   /** The image has grown. */
@@ -25,9 +27,16 @@ export interface Exporter {
 /** For machines without nvmet, and tests of the control plane alone. */
 export class NoExporter implements Exporter {
   readonly exports = new Map<string, Export>()
+  /** How often an export began: each time without the connections of before. */
+  begun = 0
 
   export(wanted: Export): void {
+    this.begun++
     this.exports.set(wanted.nqn, wanted)
+  }
+
+  allow(nqn: string, host: string): void {
+    this.exports.get(nqn)!.allowedHost = host
   }
 
   unexport(nqn: string): void {
@@ -56,7 +65,6 @@ export class NvmetExporter implements Exporter {
     // The same numbers each time: a host that comes back refuses a namespace with other ones.
     const digest = createHash('sha256').update(nqn).digest('hex')
     write(subsystem, 'attr_serial', digest.slice(0, 20))
-    write(subsystem, 'attr_allow_any_host', allowedHost === '' ? '1' : '0')
     const namespace = join(subsystem, 'namespaces', '1')
     mkdirSync(namespace)
     write(namespace, 'device_path', path)
@@ -64,11 +72,15 @@ export class NvmetExporter implements Exporter {
     write(namespace, 'buffered_io', '1')
     write(namespace, 'device_uuid', digest.slice(0, 32).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5'))
     write(namespace, 'enable', '1')
-    if (allowedHost !== '') this.#allow(subsystem, allowedHost)
+    this.allow(nqn, allowedHost)
     symlinkSync(subsystem, join(this.#port(port), 'subsystems', nqn))
   }
 
-  #allow(subsystem: string, host: string): void {
+  allow(nqn: string, host: string): void {
+    const subsystem = join(ROOT, 'subsystems', nqn)
+    for (const other of readdirSync(join(subsystem, 'allowed_hosts'))) unlinkSync(join(subsystem, 'allowed_hosts', other))
+    write(subsystem, 'attr_allow_any_host', host === '' ? '1' : '0')
+    if (host === '') return
     const folder = join(ROOT, 'hosts', host)
     if (!existsSync(folder)) mkdirSync(folder)
     symlinkSync(folder, join(subsystem, 'allowed_hosts', host))

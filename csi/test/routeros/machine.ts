@@ -39,6 +39,8 @@ export interface MachineOptions {
   exporter: Exporter
   /** Of the pool `raid10`. Images count in full, though the files are sparse. */
   poolBytes?: number
+  /** Images count by what was written to them. */
+  sparse?: boolean
 }
 
 export const POOL = 'raid10'
@@ -47,11 +49,13 @@ const COPY_PIECE_BYTES = 1 << 20
 export class Machine {
   readonly #directory: string
   readonly #exporter: Exporter
+  readonly #sparse: boolean
   readonly poolBytes: number
   disks: FileDisk[] = []
   #nextId = 0x20
 
-  constructor({ directory, exporter, poolBytes = 16 * 2 ** 40 }: MachineOptions) {
+  constructor({ directory, exporter, poolBytes = 16 * 2 ** 40, sparse = false }: MachineOptions) {
+    this.#sparse = sparse
     this.#directory = directory
     this.#exporter = exporter
     this.poolBytes = poolBytes
@@ -88,18 +92,18 @@ export class Machine {
   }
 
   get freeBytes(): number {
-    return this.poolBytes - this.files().reduce((sum, { bytes }) => sum + bytes, 0)
+    return this.poolBytes - this.files().reduce((sum, { bytes, written }) => sum + (this.#sparse ? written : bytes), 0)
   }
 
   /** All files, by their names without a slash in front. */
-  files(): { name: string; bytes: number; modified: Date }[] {
+  files(): { name: string; bytes: number; written: number; modified: Date }[] {
     const root = join(this.#directory, 'files')
     return readdirSync(root, { recursive: true, withFileTypes: true })
       .filter((entry) => entry.isFile())
       .map((entry) => {
         const path = join(entry.parentPath, entry.name)
-        const { size, mtime } = statSync(path)
-        return { name: path.slice(root.length + 1), bytes: size, modified: mtime }
+        const { size, blocks, mtime } = statSync(path)
+        return { name: path.slice(root.length + 1), bytes: size, written: blocks * 512, modified: mtime }
       })
       .sort((one, other) => (one.name < other.name ? -1 : 1))
   }
@@ -135,7 +139,8 @@ export class Machine {
     }
     Object.assign(disk, change)
     this.#save()
-    if ((['exported', 'nqn', 'port', 'allowedHost'] as const).some((key) => before[key] !== disk[key])) {
+    if (before.exported && disk.exported && before.allowedHost !== disk.allowedHost) this.#exporter.allow(before.nqn, disk.allowedHost)
+    if ((['exported', 'nqn', 'port'] as const).some((key) => before[key] !== disk[key])) {
       if (before.exported) this.#exporter.unexport(before.nqn)
       if (disk.exported) this.#export(disk)
     }
