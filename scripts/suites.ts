@@ -150,6 +150,15 @@ export const suites: Suite[] = [
   vmSuite('cli signals on 7.2', 'cli/test/device/signals.test.ts', 900),
   vmSuite('examples', 'test/examples/*.test.ts', 1200),
   { ...vmSuite('csi devices', 'csi/test/device/*.test.ts', 1200), tags: ['vm', 'e2e', 'csi'] },
+  {
+    // Builds helm and kubeconform once, which takes minutes.
+    name: 'csi chart',
+    command: ava('csi/test/deploy/*.test.ts'),
+    counts: 'tap',
+    tags: ['unit', 'csi'],
+    timeoutSeconds: 1200,
+    fullOnly: true,
+  },
   // One run is enough for every day; `make sanity` has them all.
   ...['ublk mount', 'ublk block', 'rds mount', 'rds block'].map(
     (run): Suite => ({
