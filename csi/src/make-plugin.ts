@@ -25,13 +25,15 @@ interface ProviderParts {
 export async function makePlugin(config: Config): Promise<Plugin> {
   const { makeProvider, makeAttacher, tools, topology, expandsInUse } = config.provider === 'ublk' ? ublkParts(config) : rdsParts(config)
   const { maxVolumes } = config
+  // One process for all is one machine; elsewhere the caller knows the nodes, and this controller does not.
+  const onlyNode = config.mode === 'all' ? config.nodeId : (topology?.value ?? null)
   const isController = config.mode === 'controller' || config.mode === 'all'
   const isNode = config.mode === 'node' || config.mode === 'all'
   return {
     provider: config.provider,
     topology,
     expandsInUse,
-    controller: isController ? { provider: await makeProvider(), maxVolumes, topology } : null,
+    controller: isController ? { provider: await makeProvider(), maxVolumes, onlyNode, topology } : null,
     node: isNode
       ? { nodeId: config.nodeId, maxVolumes, attacher: makeAttacher(), mounts: new Mounts(), tools: new Tools(tools), topology }
       : null,

@@ -12,6 +12,8 @@ export interface ControllerParts {
   provider: VolumeProvider
   /** Volumes that may be published to one node; 0 for no limit. */
   maxVolumes: number
+  /** The node that there is, where it is known to be the only one. */
+  onlyNode: string | null
   topology: NodeTopology
 }
 

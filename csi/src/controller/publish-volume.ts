@@ -7,7 +7,7 @@ import { findVolume } from './find-volume.ts'
 /** Lets one node in, and so keeps the others out. */
 export async function publishVolume(
   request: ControllerPublishVolumeRequest,
-  { provider, topology, maxVolumes }: ControllerParts,
+  { provider, onlyNode, maxVolumes }: ControllerParts,
   signal: AbortSignal,
 ): Promise<ControllerPublishVolumeResponse> {
   if (provider.publish === undefined) throw unimplemented(`the provider ${provider.name} has no fence; volumes need no publishing`)
@@ -16,8 +16,8 @@ export async function publishVolume(
   requiredAccess(request.volumeCapability)
   if (request.readonly) throw invalidArgument('readonly is not supported here (no PUBLISH_READONLY); use a read-only mount')
   const volume = await findVolume(request.volumeId, provider, signal)
-  if (topology !== null && nodeId !== topology.value) {
-    throw notFound(`volume ${volume.id} is on node ${topology.value}, and there is no node ${nodeId} that could attach it`)
+  if (onlyNode !== null && nodeId !== onlyNode) {
+    throw notFound(`there is no node ${nodeId} that could attach volume ${volume.id}; here is ${onlyNode} alone`)
   }
   const other = volume.publishedTo?.find((id) => id !== nodeId)
   if (other !== undefined) {

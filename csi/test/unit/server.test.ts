@@ -25,7 +25,13 @@ async function start(t: ExecutionContext, before: (socket: string) => void = () 
   const metrics = new Metrics()
   const topology = { key: 'k', value: 'node-1' }
   const expandsInUse = async (): Promise<boolean> => true
-  const plugin = { provider: 'ublk' as const, topology, expandsInUse, controller: { provider, maxVolumes: 0, topology }, node: null }
+  const plugin = {
+    provider: 'ublk' as const,
+    topology,
+    expandsInUse,
+    controller: { provider, maxVolumes: 0, onlyNode: 'node-1', topology },
+    node: null,
+  }
   const server = await servePlugin(plugin, socket, metrics, logger)
   const client = new CsiClient(socket)
   t.teardown(async () => {
@@ -219,4 +225,12 @@ test('an access that several nodes share is refused', async (t) => {
     status.INVALID_ARGUMENT,
     /one node at a time/,
   )
+})
+
+test('a node that is not there gets no volume', async (t) => {
+  const { client } = await start(t)
+  const { volume } = await client.call<{ volume: { volumeId: string } }>('controller', 'createVolume', CREATE)
+  const publish = { volumeId: volume.volumeId, nodeId: 'node-2', volumeCapability: mountAccess() }
+  await failsWith(t, client.call('controller', 'controllerPublishVolume', publish), status.NOT_FOUND, /no node node-2/)
+  await client.call('controller', 'controllerPublishVolume', { ...publish, nodeId: 'node-1' })
 })
