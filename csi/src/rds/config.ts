@@ -1,5 +1,6 @@
 /** Where the router is and what the driver may use there: the part `rds` of the configuration file. */
 import { readFileSync, statSync } from 'node:fs'
+import ssh2 from 'ssh2'
 import { failedPrecondition, invalidArgument } from '../errors.ts'
 import { allowed } from './command.ts'
 
@@ -60,7 +61,10 @@ export function readPrivateKey(path: string): Buffer {
     if ((mode & 0o077) !== 0) {
       throw failedPrecondition(`${path} has mode 0${(mode & 0o777).toString(8)}, others may read the key; mount it with defaultMode: 0600`)
     }
-    return readFileSync(path)
+    const text = readFileSync(path)
+    const key = ssh2.utils.parseKey(text)
+    if (key instanceof Error) throw failedPrecondition(`${path} holds no SSH key that can be used: ${key.message}`, { cause: key })
+    return text
   } catch (cause) {
     if (cause instanceof Error && 'syscall' in cause) throw failedPrecondition(`the SSH key cannot be read: ${cause.message}`, { cause })
     throw cause

@@ -1,4 +1,5 @@
-import { chmodSync } from 'node:fs'
+import { chmodSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { status } from '@grpc/grpc-js'
 import test from 'ava'
 import { CsiError } from '../../src/errors.ts'
@@ -33,6 +34,17 @@ test('a key that the router does not know is told as such, at once', async (t) =
   const stranger = keyIn(directory, 'stranger').file
   const error = await t.throwsAsync(another({ privateKeyFile: stranger }).probe(soon()), { instanceOf: CsiError, message: /refuses admin/ })
   t.is((error as CsiError).code, status.UNAUTHENTICATED)
+})
+
+test('a file that holds no key is told by its name, at once', async (t) => {
+  const { directory, another } = await lab(t)
+  const privateKeyFile = join(directory, 'nonsense')
+  writeFileSync(privateKeyFile, 'nonsense', { mode: 0o600 })
+  const error = await t.throwsAsync(another({ privateKeyFile }).probe(soon()), {
+    instanceOf: CsiError,
+    message: /nonsense holds no SSH key/,
+  })
+  t.is((error as CsiError).code, status.FAILED_PRECONDITION)
 })
 
 test('a router that is not there is tried again, and then told', async (t) => {
