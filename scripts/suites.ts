@@ -176,6 +176,7 @@ export const suites: Suite[] = [
     counts: 'closing-line',
     tags: ['vm', 'e2e', 'csi'],
     timeoutSeconds: 1200,
+    fullOnly: true,
   },
   ...endKernels.flatMap((kernel) =>
     ['ublk', 'rds'].map(
