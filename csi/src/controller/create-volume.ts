@@ -15,12 +15,14 @@ export async function createVolume(
   const id = volumeId(required('name', request.name))
   requiredAccesses(request.volumeCapabilities)
   let bytes = sizeOf(request.capacityRange)
-  const source = sourceOf(request.volumeContentSource, parts)
+  const source = sourceOf(request.volumeContentSource)
   if (topology !== null && !isReachable(request, topology.key, topology.value)) {
     throw resourceExhausted(`volumes made here are on node ${topology.value}, which accessibility_requirements does not allow`)
   }
 
   const existing = await provider.volume(id, signal)
+  // A provider that was just started knows what it can do when it has been asked something.
+  if (source !== undefined) checkCopies(source, parts)
   if (existing !== undefined) {
     if (!fits(existing.bytes, request.capacityRange)) {
       throw alreadyExists(`volume "${request.name}" exists with ${existing.bytes} bytes; delete it, or choose another name`)
@@ -45,20 +47,25 @@ export function locksOfCreateVolume({ name, volumeContentSource }: CreateVolumeR
   return [name === '' ? undefined : volumeId(name), sourceId]
 }
 
-function sourceOf(content: VolumeContentSource | undefined, { provider }: ControllerParts): VolumeWish['source'] {
+function sourceOf(content: VolumeContentSource | undefined): VolumeWish['source'] {
   if (content === undefined) return undefined
   const { type } = content
   if (type === undefined) throw invalidArgument('volume_content_source has neither a snapshot nor a volume')
   if (type.$case === 'snapshot') {
     const id = required('volume_content_source.snapshot.snapshot_id', type.value.snapshotId)
-    if (!provider.can.snapshots) throw invalidArgument(`volumes cannot be made from snapshots with the provider ${provider.name}`)
     if (!isSnapshotId(id)) throw notFound(`there is no snapshot ${id}`)
     return { kind: 'snapshot', id }
   }
   const id = required('volume_content_source.volume.volume_id', type.value.volumeId)
-  if (!provider.can.clones) throw invalidArgument(`volumes cannot be cloned with the provider ${provider.name}`)
   if (!isVolumeId(id)) throw notFound(`there is no volume ${id}`)
   return { kind: 'volume', id }
+}
+
+function checkCopies({ kind }: NonNullable<VolumeWish['source']>, { provider }: ControllerParts): void {
+  if (kind === 'snapshot' && !provider.can.snapshots) {
+    throw invalidArgument(`volumes cannot be made from snapshots with the provider ${provider.name}`)
+  }
+  if (kind === 'volume' && !provider.can.clones) throw invalidArgument(`volumes cannot be cloned with the provider ${provider.name}`)
 }
 
 /** A copy is at least as large as its source. */
