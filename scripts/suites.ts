@@ -170,14 +170,6 @@ export const suites: Suite[] = [
       fullOnly: run !== 'ublk mount',
     }),
   ),
-  {
-    name: 'csi life on ublk',
-    command: ['csi/test/life/run', 'ublk', 'ext4:backend'],
-    counts: 'closing-line',
-    tags: ['vm', 'e2e', 'csi'],
-    timeoutSeconds: 1200,
-    fullOnly: true,
-  },
   ...endKernels.flatMap((kernel) =>
     ['ublk', 'rds'].map(
       (provider): Suite => ({

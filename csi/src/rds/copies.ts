@@ -2,7 +2,7 @@
  * Copies of data on the router, which may last longer than the call that wants one: the copy goes on, and the next call for the same disk
  * joins it. They have a session of their own, so that they hold up nothing else, and run one after another.
  */
-import { deadlineExceeded } from '../errors.ts'
+import { unlessAborted } from './abort.ts'
 import { Router } from './router.ts'
 import type { Transport } from './session.ts'
 
@@ -45,22 +45,13 @@ export class Copies {
   /** @throws {CsiError} DEADLINE_EXCEEDED when the call's time is over first; the copy goes on */
   async joined(slot: string, signal: AbortSignal): Promise<void> {
     const { from, result } = this.#running.get(slot)!
-    let onAbort = (): void => undefined
-    const late = new Promise<never>((_resolve, reject) => {
-      onAbort = () => reject(deadlineExceeded(`copying ${from} goes on; the next call finds it further, or done`))
-    })
-    signal.addEventListener('abort', onAbort, { once: true })
-    if (signal.aborted) onAbort()
     let settled = false
-    const answer = result.finally(() => {
+    const heard = result.finally(() => {
       settled = true
     })
-    answer.catch(() => undefined)
     try {
-      await Promise.race([answer, late])
+      await unlessAborted(heard, signal, `copying ${from} goes on; the next call finds it further, or done`)
     } finally {
-      signal.removeEventListener('abort', onAbort)
-      late.catch(() => undefined)
       // Heard of, either way: a copy that failed is begun again by whoever asks next. One that nobody heard of stays.
       if (settled) this.#running.delete(slot)
     }

@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { Client, type ClientChannel } from 'ssh2'
 import { CsiError, deadlineExceeded, failedPrecondition, unauthenticated, unavailable } from '../errors.ts'
+import { unlessAborted } from './abort.ts'
 import { type RdsConfig, readPrivateKey } from './config.ts'
 import { ConnectionLost } from './retry.ts'
 
@@ -43,7 +44,7 @@ export class SshSession implements Transport {
     const result = this.#turn.then(run, run)
     this.#turn = result.catch(() => undefined)
     // The caller's time runs while it waits for its turn too.
-    return unlessAborted(result, signal)
+    return unlessAborted(result, signal, 'the time of the call was over')
   }
 
   async close(): Promise<void> {
@@ -77,7 +78,7 @@ export class SshSession implements Transport {
         privateKey: readPrivateKey(this.#config.privateKeyFile),
         readyTimeout: CONNECT_TIMEOUT_MS,
         hostVerifier: (key: Buffer) => {
-          seenKey = `SHA256:${createHash('sha256').update(key).digest('base64').replace(/=+$/, '')}`
+          seenKey = fingerprintOf(key)
           return seenKey === pinned
         },
       })
@@ -151,17 +152,9 @@ export class SshSession implements Transport {
   }
 }
 
-function unlessAborted<T>(result: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const late = (): void => reject(deadlineExceeded('the time of the call was over', { cause: signal.reason }))
-    if (signal.aborted) late()
-    signal.addEventListener('abort', late, { once: true })
-    result.then(resolve, reject).finally(() => signal.removeEventListener('abort', late))
-  })
-}
-
 function fingerprint(hostKey: string): string {
   if (hostKey.startsWith('SHA256:')) return hostKey.replace(/=+$/, '')
-  const key = Buffer.from(hostKey.split(' ')[1] ?? '', 'base64')
-  return `SHA256:${createHash('sha256').update(key).digest('base64').replace(/=+$/, '')}`
+  return fingerprintOf(Buffer.from(hostKey.split(' ')[1] ?? '', 'base64'))
 }
+
+const fingerprintOf = (key: Buffer): string => `SHA256:${createHash('sha256').update(key).digest('base64').replace(/=+$/, '')}`
