@@ -311,35 +311,38 @@ fn a_late_answer_answers_nothing_and_gives_its_slot_back() {
 #[ignore = "needs a ublk kernel"]
 fn what_is_refused_keeps_its_data_while_other_writes_come() {
     const REFUSED: u8 = 0xaa;
+    const ROUNDS: usize = 20;
     let (done, dones) = channel();
     let mut held: Option<Seen> = None;
+    // Which tag a write gets is the block layer's to say: with a write on each of them, one has the refused one's.
+    let mut writes = Vec::new();
     let live = Live::new(Box::new(move |script, seen| {
-        // Once it refuses, JavaScript refuses everything: also what udev reads after each writer.
-        if seen.offset != PLACE && held.is_none() {
-            return answer_all(script, seen);
-        }
-        script.memory.store(layout::JS_REFUSES, 1);
-        script.answer(seen.key, -libc::EIO);
-        match held {
-            None => held = Some(seen),
-            Some(held) if held.key & TAG_MASK == seen.key & TAG_MASK => {
-                done.send(first_byte(script.memory, held.slot)).unwrap();
+        let Some(refused) = held else {
+            if seen.offset != PLACE {
+                return answer_all(script, seen);
             }
-            Some(_) => {}
+            // Once it refuses, JavaScript refuses everything: also what udev reads after each writer.
+            script.memory.store(layout::JS_REFUSES, 1);
+            held = Some(seen);
+            return script.answer(seen.key, -libc::EIO);
+        };
+        if seen.offset != PLACE {
+            return script.answer(seen.key, -libc::EIO);
+        }
+        writes.push(seen.key);
+        if writes.len() == usize::from(DEPTH) {
+            assert!(writes.iter().any(|key| key & TAG_MASK == refused.key & TAG_MASK), "{writes:x?}");
+            done.send(first_byte(script.memory, refused.slot)).unwrap();
+            writes.drain(..).for_each(|key| script.answer(key, -libc::EIO));
         }
     }));
     assert_eq!(live.write(REFUSED), libc::EIO);
-    // Which tag a write gets is the block layer's to say: until the refused one's came a few times.
-    let mut bytes = Vec::new();
-    for _ in 0..20_000 {
-        assert_eq!(live.write(0xbb), libc::EIO);
-        bytes.extend(dones.try_iter());
-        if bytes.len() >= 20 {
-            break;
+    std::thread::scope(|scope| {
+        for _ in 0..DEPTH {
+            scope.spawn(|| (0..ROUNDS).for_each(|_| assert_eq!(live.write(0xbb), libc::EIO)));
         }
-    }
-    assert!(bytes.len() >= 20, "the tag was used again {} times", bytes.len());
-    assert!(bytes.iter().all(|&byte| byte == REFUSED), "{bytes:x?}");
+    });
+    assert_eq!(dones.try_iter().collect::<Vec<u8>>(), [REFUSED; ROUNDS]);
 }
 
 const TAG_MASK: u32 = (1 << layout::TAG_BITS) - 1;
