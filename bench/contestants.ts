@@ -74,12 +74,18 @@ export const contestants: Contestant[] = [
 ]
 
 /** Each way of the driver, ours and kublk's: for `bench/run --modes`. */
-export const modeContestants: Contestant[] = modes.flatMap(({ name, ours: options, kublk }) => [
-  ours(`null, ${name}`, 'null', 'null', SIZE, options),
-  ublkTool(`kublk null, ${name}`, 'null', 'kublk', ['-t', 'null', ...kublk, ...SHAPE]),
-  ours(`file, ${name}`, 'file', 'file', FILE, options),
-  ublkTool(`kublk loop, ${name}`, 'file', 'kublk', ['-t', 'loop', ...kublk, ...SHAPE, FILE]),
-])
+export const modeContestants: Contestant[] = modes.flatMap(({ name, ours: options, kublk, nullOnly }) => {
+  const onNull = [
+    ours(`null, ${name}`, 'null', 'null', SIZE, options),
+    ublkTool(`kublk null, ${name}`, 'null', 'kublk', ['-t', 'null', ...kublk, ...SHAPE]),
+  ]
+  if (nullOnly) return onNull
+  return [
+    ...onNull,
+    ours(`file, ${name}`, 'file', 'file', FILE, options),
+    ublkTool(`kublk loop, ${name}`, 'file', 'kublk', ['-t', 'loop', ...kublk, ...SHAPE, FILE]),
+  ]
+})
 
 /** What `ublk add` leaves behind: the servers that are watched while nobody uses their devices. */
 export const leftBehind: Array<Pick<Contestant, 'name' | 'start'>> = [

@@ -93,7 +93,7 @@ export const figures: Figure[] = [
 ]
 
 /** For `bench/run --modes`: each way of the driver against kublk's. */
-export const modeFigures: Figure[] = modes.flatMap(({ name }) => {
+export const modeFigures: Figure[] = modes.flatMap(({ name, nullOnly }) => {
   const ids = name.replaceAll(/[ ,]+/g, '-')
   const file: Array<[Job, Measure]> = [
     [READ, 'rate'],
@@ -105,7 +105,7 @@ export const modeFigures: Figure[] = modes.flatMap(({ name }) => {
     ...[READ, WRITE].map((job) =>
       atLeast(`null-${ids}-${job}`, `\`null\` ${name}, ${job}`, 'rate', [`null, ${name}`, job], [`kublk null, ${name}`, job], 1),
     ),
-    ...file.map(([job, what]) =>
+    ...(nullOnly ? [] : file).map(([job, what]) =>
       atLeast(`file-${ids}-${job}`, `\`file\` ${name}, ${job}`, what, [`file, ${name}`, job], [`kublk loop, ${name}`, job], 1),
     ),
   ]

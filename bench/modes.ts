@@ -9,6 +9,8 @@ export interface DriverMode {
   name: string
   ours: Partial<DeviceOptions>
   kublk: string[]
+  /** kublk's loop target refuses this way. */
+  nullOnly?: true
 }
 
 export const modes: DriverMode[] = [
@@ -21,6 +23,7 @@ export const modes: DriverMode[] = [
     name: 'auto-zero-copy, fallback',
     ours: { dataPath: 'auto-zero-copy', zeroCopyFallback: 'always' },
     kublk: ['-z', '--auto_zc', '--auto_zc_fallback'],
+    nullOnly: true,
   },
   { name: 'batch', ours: { dataPath: 'copy', batch: true }, kublk: ['-b'] },
   { name: 'batch, auto-zero-copy', ours: { dataPath: 'auto-zero-copy', batch: true }, kublk: ['-b', '--auto_zc'] },
