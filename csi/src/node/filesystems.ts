@@ -14,8 +14,8 @@ const MKFS_LIMIT_MS = 10 * 60_000
 const FSCK_LIMIT_MS = 10 * 60_000
 const GROW_LIMIT_MS = 5 * 60_000
 
-/** Smallest disks that the makers accept, in MiB. */
-const SMALLEST_MIB: Record<Filesystem, number> = { ext3: 8, ext4: 8, xfs: 300, btrfs: 114 }
+/** Smallest disks, in MiB: of less the makers make none, and the kernel changes no btrfs to a size below its own. */
+const SMALLEST_MIB: Record<Filesystem, number> = { ext3: 8, ext4: 8, xfs: 300, btrfs: 256 }
 
 /**
  * Sees to it that the disk has this file system. It is made only when all of these hold; otherwise it is an error and nothing is written:

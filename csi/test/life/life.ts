@@ -18,7 +18,7 @@ import { checkBlocks, Writer } from './writer.ts'
 
 const MIB = 1024n * 1024n
 /** Before and after the expansion. */
-const SIZES_MIB: Record<string, [bigint, bigint]> = { ext4: [64n, 96n], xfs: [320n, 512n], btrfs: [128n, 192n] }
+const SIZES_MIB: Record<string, [bigint, bigint]> = { ext4: [64n, 96n], xfs: [320n, 512n], btrfs: [256n, 384n] }
 /** After so long the victim of an arrow is killed, in turn: right away, on the way, and late. */
 const DELAYS_MS = [0, 40, 150, 10, 400, 80]
 const NODE = 'node-1'
