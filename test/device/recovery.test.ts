@@ -8,6 +8,7 @@ import path from 'node:path'
 import process from 'node:process'
 import test, { type ExecutionContext } from 'ava'
 import {
+  type Backend,
   type Device,
   deleteDevice,
   deviceInfo,
@@ -168,6 +169,39 @@ for (const where of Object.keys(backends) as Where[]) {
     }),
   )
 }
+
+test.serial('a quiesce that takes longer than its limit is done when the last handler has answered', async (t) => {
+  if (!canQuiesce) return assertNoQuiesce(t)
+  let release = (): void => {}
+  const released = new Promise<void>((resolve) => {
+    release = resolve
+  })
+  let [isHolding, hasRequest] = [false, false]
+  const backend: Backend = {
+    size: MIB,
+    async read(buffer) {
+      if (isHolding) {
+        hasRequest = true
+        await released
+      }
+      buffer.fill(0)
+    },
+  }
+  await withDevice({ backend, recovery: 'reissue' }, async (device) => {
+    isHolding = true
+    const reading = run('dd', `if=${device.path}`, 'of=/dev/null', 'bs=4096', 'count=1', 'iflag=direct')
+    await until(() => hasRequest)
+    await t.throwsAsync(device.quiesce({ timeoutMs: 300 }), { code: 'ERR_UBLK_TIMEOUT' })
+    release()
+    await device.waitFor('quiesced', { timeoutMs: 20_000 })
+    t.is(await stateOf(device.id), 'quiesced')
+    const next = await recoverDevice(device.id, { backend: memory({ size: MIB }) })
+    t.is(next.state, 'live')
+    // The request that was held may be udev's, and this one the next server's.
+    await reading
+    await next.close()
+  })
+})
 
 async function assertNoQuiesce(t: ExecutionContext): Promise<void> {
   await withDevice({ backend: nullTarget({ size: MIB }), recovery: 'requeue' }, async (device) => {

@@ -222,7 +222,8 @@ impl DeviceState {
 
     /// QUIESCE_DEV, and the end of the queues, which answer what they have: then the device is the next server's, and this one has
     /// nothing to do with it any more.
-    pub(crate) fn quiesce(&self, limit: Duration) -> Result<(), NativeError> {
+    /// Queues that take longer than `limit` do that when they end, and the `ended` event follows.
+    pub(crate) fn quiesce(self: &Arc<Self>, limit: Duration) -> Result<(), NativeError> {
         let until = Instant::now() + limit;
         let mut lifecycle = lock(&self.control);
         let device = lifecycle.device(self.id)?;
@@ -231,10 +232,26 @@ impl DeviceState {
         }
         device.quiesce(limit)?;
         self.ask_to_stop();
-        self.release_serving_within(device, until.saturating_duration_since(Instant::now()))?;
+        let left = until.saturating_duration_since(Instant::now());
+        self.release_serving_within(device, left).inspect_err(|_| self.finish_quiesce_later())?;
         let _ = device.control().wait_released(self.id, RELEASE_LIMIT)?;
         self.forget(&mut lifecycle);
         Ok(())
+    }
+
+    /// A handler that is late still answers, and the driver waits for that; only then is the device the next server's.
+    fn finish_quiesce_later(self: &Arc<Self>) {
+        let (Some(session), state) = (self.session(), Arc::clone(self)) else { return };
+        ops::detach(move || {
+            while !session.wait_gone(QUEUES_LIMIT) {}
+            let mut lifecycle = lock(&state.control);
+            if state.is_run_of(&session)
+                && let Some(device) = &mut lifecycle.device
+            {
+                let _ = state.release_serving(device);
+                state.tell_end(&mut lifecycle);
+            }
+        });
     }
 
     /// UPDATE_SIZE; a native target is asked first whether it can serve so much.
@@ -282,29 +299,54 @@ impl DeviceState {
 
     /// Every queue of a run is gone although nobody here asked: the device was stopped from outside, or failed.
     pub(crate) fn run_ended(&self, session: &Arc<Session>) {
-        self.clean_up(|serving| matches!(serving, Serving::JavaScript(now) if Arc::ptr_eq(now, session)));
+        self.clean_up(|| self.is_run_of(session));
+    }
+
+    fn is_run_of(&self, session: &Arc<Session>) -> bool {
+        matches!(&*lock(&self.serving), Serving::JavaScript(now) if Arc::ptr_eq(now, session))
     }
 
     fn native_run_ended(&self, run: &Arc<NativeRun>) {
-        self.clean_up(|serving| matches!(serving, Serving::Native(now) if Arc::ptr_eq(now, run)));
+        self.clean_up(|| matches!(&*lock(&self.serving), Serving::Native(now) if Arc::ptr_eq(now, run)));
     }
 
-    fn clean_up(&self, is_this_run: impl FnOnce(&Serving) -> bool) {
+    /// A queue cannot serve any more: the others end too, and the device is the next server's, or stopped.
+    fn native_queue_failed(&self, run: &NativeRun) {
+        if self.leaves_device {
+            lock(&run.served).iter().for_each(Served::give_up);
+        } else {
+            let _ = Control::open().map_err(NativeError::from).and_then(|control| self.stop_device(&control));
+        }
+    }
+
+    /// STOP_DEV, which the end of the process waits for.
+    pub(crate) fn stop_device(&self, control: &Control) -> Result<(), NativeError> {
+        self.is_stopping.store(true, Ordering::Release);
+        let stopped = control.stop(self.id);
+        self.is_stopping.store(false, Ordering::Release);
+        Ok(stopped?)
+    }
+
+    fn clean_up(&self, is_this_run: impl FnOnce() -> bool) {
         let mut lifecycle = lock(&self.control);
-        if !is_this_run(&lock(&self.serving)) {
+        if !is_this_run() {
             return; // an operation was faster
         }
         let Some(device) = &mut lifecycle.device else { return };
-        if !device.is_live() {
-            let _ = self.release_serving(device);
-            return;
-        }
+        let was_live = device.is_live();
         let _ = self.release_serving(device);
+        if was_live {
+            self.tell_end(&mut lifecycle);
+        }
+    }
+
+    fn tell_end(&self, lifecycle: &mut Lifecycle) {
+        let Some(device) = &lifecycle.device else { return };
         // Whoever hears of the end asks for the state next.
         let _ = device.control().wait_released(self.id, RELEASE_LIMIT);
         let state = device.control().info(self.id).map(|info| info.state);
         if matches!(state, Ok(DevState::Quiesced | DevState::FailIo)) {
-            self.forget(&mut lifecycle);
+            self.forget(lifecycle);
         }
         self.events.call(NativeEvent::ended());
     }
@@ -451,9 +493,7 @@ impl DeviceState {
                 ServeEvent::QueueFailed(failure) => {
                     let error = NativeError::backend(state.id, failure.reason);
                     state.events.call(NativeEvent::queue_failed(failure.queue, error));
-                    ops::detach(move || {
-                        let _ = Control::open().and_then(|control| control.stop(state.id));
-                    });
+                    ops::detach(move || state.native_queue_failed(&run));
                 }
                 ServeEvent::Warning(message) => {
                     state.events.call(NativeEvent::warning(NativeError::backend(state.id, message)));

@@ -273,7 +273,8 @@ impl Session {
         }
         let session = Arc::clone(self);
         ops::detach(move || {
-            if session.control.stop(session.device_id).is_err() {
+            let Some(device) = session.device.upgrade() else { return };
+            if device.stop_device(&session.control).is_err() {
                 session.order_all(Order::Abandon); // a ring that closes is the other way to end a device
             }
         });
