@@ -61,7 +61,7 @@ export const commands: readonly Support[] = [
     name: 'DEL_DEV',
     since: '6.0',
     use: '`close`, `deleteDevice`, `ublk del`',
-    test: `${DEVICE}: a_hundred_devices_come_and_go_without_a_trace`,
+    test: 'crates/ublk/tests/many.rs: devices_come_and_go_without_a_trace',
   },
   { name: 'START_DEV', since: '6.0', use: '`start`', test: DAILY },
   {

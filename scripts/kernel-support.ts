@@ -31,7 +31,7 @@ ${table(['flag', 'bit', 'since', ...KERNELS, 'used by', 'test'], flagRows())}
 
 ${supportTable(commands)}
 
-Each has a deadline of 30 s (DEL_DEV 2 s, START_DEV 60 s, QUIESCE_DEV its own), is sent again when a signal interrupts it, and fails with an
+Each has a deadline of 30 s (DEL_DEV 2 s, and 30 more for its turn; START_DEV 60 s, QUIESCE_DEV its own), is sent again when a signal interrupts it, and fails with an
 error that names the device, the command and what to do.
 
 ## I/O commands

@@ -80,6 +80,14 @@ export const suites: Suite[] = [
       timeoutSeconds: 900,
     }),
   ),
+  {
+    name: 'rust on 7.2, as many as promised',
+    command: ['env', 'UBLK_WHOLE=1', 'test/rust-on-kernel', '7.2', 'many'],
+    counts: 'cargo',
+    tags: ['vm', 'stress'],
+    timeoutSeconds: 3600,
+    fullOnly: true,
+  },
   ...endKernels.flatMap((kernel) =>
     Object.entries(deviceTests).map(([name, limitSeconds]) => ({
       ...vmSuite(`${name} on ${kernel}`, `test/device/${name}.test.ts`, limitSeconds, ['--kernel', kernel]),

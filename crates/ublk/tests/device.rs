@@ -310,18 +310,6 @@ fn statistics_count_requests_bytes_and_latency() {
 
 #[test]
 #[ignore = "needs a ublk kernel"]
-fn a_hundred_devices_come_and_go_without_a_trace() {
-    let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    drop(Live::new(null(MIB)));
-    let before = count();
-    for _ in 0..100 {
-        drop(Live::new(null(MIB)));
-    }
-    assert_eq!(count(), before, "file descriptors");
-}
-
-#[test]
-#[ignore = "needs a ublk kernel"]
 fn an_idle_control_plane_has_no_thread_and_answers_all_the_same() {
     let threads = || std::fs::read_dir("/proc/self/task").unwrap().filter(is_control_thread).count();
     let is_idle = || {

@@ -21,6 +21,8 @@ const RING_ENTRIES: u32 = 64;
 const CONTROL_PATH: &str = "/dev/ublk-control";
 /// After a cancel, how long the driver may take to let go before it counts as stuck.
 const CANCEL_LIMIT: Duration = Duration::from_millis(500);
+/// The same for DEL_DEV: the driver removes one device at a time, and a removal whose turn has not come cannot be cancelled.
+const TURN_LIMIT: Duration = Duration::from_secs(30);
 /// Without a command for so long, the thread ends.
 const IDLE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -117,7 +119,8 @@ impl ControlThread {
         }
         lock(&self.inbox).jobs.push_back(Job::Cancel(key));
         self.waker.wake();
-        match reply.wait_until(Instant::now() + CANCEL_LIMIT) {
+        let cancel_limit = if op == CtrlOp::DelDev { TURN_LIMIT } else { CANCEL_LIMIT };
+        match reply.wait_until(Instant::now() + cancel_limit) {
             Some((answer, buffer)) if answer >= 0 => Ok((answer, buffer)),
             Some(_) => Err(Error::Timeout { id, op, limit }),
             None => Err(Error::KernelStuck { id, op, limit }),

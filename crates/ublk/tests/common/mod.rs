@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ublk::serve::ServeEvent;
-use ublk::{Control, Device, DeviceSpec, Served, Target, spawn_target};
+use ublk::{Control, Deletion, Device, DeviceSpec, Served, Target, spawn_target};
 
 pub const MIB: u64 = 1 << 20;
 
@@ -115,7 +115,13 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.stop();
-        self.device.delete().unwrap();
-        assert!(!std::path::Path::new(&ublk::control::char_path(self.device.id())).exists());
+        // Where many are removed at once, its turn may come later.
+        let until = Instant::now() + Duration::from_secs(30);
+        let deletion = self.device.delete().unwrap();
+        let path = ublk::control::char_path(self.device.id());
+        while std::path::Path::new(&path).exists() {
+            assert!(deletion == Deletion::WhenReleased && Instant::now() < until, "{path} is still there");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
