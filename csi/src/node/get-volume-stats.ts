@@ -5,11 +5,13 @@ import {
   type NodeGetVolumeStatsRequest,
   type NodeGetVolumeStatsResponse,
   VolumeUsage_Unit as Unit,
+  type VolumeCondition,
   type VolumeUsage,
 } from '../generated/csi.ts'
 import type { NodeParts } from '../plugin.ts'
 import { findAttached } from './find-attached.ts'
-import type { Mount } from './mountinfo.ts'
+import { hasFailed, type Mount } from './mountinfo.ts'
+import { answers } from './mounts.ts'
 
 export async function getVolumeStats(
   request: NodeGetVolumeStatsRequest,
@@ -20,6 +22,7 @@ export async function getVolumeStats(
   const device = await findAttached(request.volumeId, attacher)
   const mount = (await mounts.ofDevice(device.path)).findLast((candidate) => candidate.path === path)
   if (mount === undefined) throw notFound(`volume ${request.volumeId} is not at ${path}`)
+  if (!(await answers(path))) return { usage: [], volumeCondition: abnormal(path, 'does not answer') }
   const isBlock = !(await stat(path)).isDirectory()
   return {
     usage: isBlock ? [{ unit: Unit.BYTES, total: device.bytes, available: 0n, used: 0n }] : await filesystemUsage(path),
@@ -36,9 +39,10 @@ async function filesystemUsage(path: string): Promise<VolumeUsage[]> {
   ]
 }
 
-function conditionOf({ superOptions, options, path }: Mount): { abnormal: boolean; message: string } {
-  const isReadOnlyByItself = superOptions.includes('ro') && !options.includes('ro')
-  return isReadOnlyByItself
-    ? { abnormal: true, message: `the file system at ${path} went read-only; look at the kernel's log` }
-    : { abnormal: false, message: 'mounted' }
-}
+const conditionOf = (mount: Mount): VolumeCondition =>
+  hasFailed(mount) ? abnormal(mount.path, 'went read-only') : { abnormal: false, message: 'mounted' }
+
+const abnormal = (path: string, what: string): VolumeCondition => ({
+  abnormal: true,
+  message: `the file system at ${path} ${what}; look at the kernel's log`,
+})

@@ -37,6 +37,13 @@ export function parseMountinfo(text: string): Mount[] {
     })
 }
 
+/** What ext4 says of itself since Linux 6.15, when it does not write any more; before, and other file systems: `ro`. */
+const FAILED = new Set(['emergency_ro', 'shutdown'])
+
+/** Whether a file system stopped writing by itself, after an error. */
+export const hasFailed = ({ superOptions, options }: Mount): boolean =>
+  superOptions.some((option) => FAILED.has(option)) || (superOptions.includes('ro') && !options.includes('ro'))
+
 /** Space, tab, newline and backslash are octal in the table. */
 const unescaped = (field: string): string =>
   field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)))

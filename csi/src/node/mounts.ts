@@ -91,6 +91,17 @@ export async function isHeld(devicePath: string): Promise<boolean> {
   }
 }
 
+/** Whether a file system does anything: xfs, once it has shut itself down, does not, and the table of mounts says nothing of it. */
+export async function answers(path: string): Promise<boolean> {
+  try {
+    await stat(path)
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EIO') return false
+    throw error
+  }
+}
+
 /** A directory to mount at. Its parent must be there. */
 export async function ensureDirectory(path: string): Promise<void> {
   await mkdir(path, { mode: 0o750 }).catch((error: NodeJS.ErrnoException) => {

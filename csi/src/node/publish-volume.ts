@@ -6,8 +6,8 @@ import type { AttachedDevice } from '../provider.ts'
 import { runProgram } from '../run-program.ts'
 import { findAttached } from './find-attached.ts'
 import { giveToGroup } from './group-access.ts'
-import type { Mount } from './mountinfo.ts'
-import { deviceNumber, ensureDirectory, ensureFile } from './mounts.ts'
+import { hasFailed, type Mount } from './mountinfo.ts'
+import { answers, deviceNumber, ensureDirectory, ensureFile } from './mounts.ts'
 
 /** Shows a staged volume at one more path: its file system bound to a directory, or its device node to a file. */
 export async function publishVolume(
@@ -51,10 +51,13 @@ async function publishFilesystem(
 ): Promise<void> {
   const staged = mounts.find(({ path }) => path === staging)
   if (staged === undefined) throw failedPrecondition(`${device.path} is not mounted at ${staging}; stage the volume first`)
-  if (staged.superOptions.includes('ro') && !readOnly) {
+  if (!readOnly && (hasFailed(staged) || staged.superOptions.includes('ro'))) {
     throw failedPrecondition(
       `the file system at ${staging} is read-only, after an error perhaps: look at the kernel's log, then unstage and stage it`,
     )
+  }
+  if (!(await answers(staging))) {
+    throw failedPrecondition(`the file system at ${staging} does not answer any more: look at the kernel's log, then unstage and stage it`)
   }
   if (here !== undefined) {
     if (here.options.includes('ro') !== readOnly)

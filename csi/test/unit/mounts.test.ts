@@ -1,5 +1,5 @@
 import test from 'ava'
-import { parseMountinfo } from '../../src/node/mountinfo.ts'
+import { hasFailed, parseMountinfo } from '../../src/node/mountinfo.ts'
 
 const TABLE = String.raw`22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro
 97 22 259:3 / /var/lib/kubelet/with\040space rw,noatime shared:5 master:7 - xfs /dev/nvme0n1 rw,attr2
@@ -19,4 +19,12 @@ test('the table of mounts is read with its escapes and its optional fields', (t)
   })
   t.like(block, { root: '/ublkb524288', path: '/var/lib/kubelet/block\\path', filesystem: 'devtmpfs' })
   t.like(btrfs, { root: '/sub', options: ['ro', 'relatime'], source: '/dev/ublkb7', superOptions: ['ro', 'space_cache=v2'] })
+})
+
+test('a file system that stopped writing by itself is told from one that was mounted so', (t) => {
+  const [mount] = parseMountinfo('1 2 8:1 / /a rw - ext4 /dev/a rw')
+  t.false(hasFailed(mount!))
+  t.true(hasFailed({ ...mount!, superOptions: ['ro'] }))
+  t.false(hasFailed({ ...mount!, superOptions: ['ro'], options: ['ro'] }))
+  for (const option of ['emergency_ro', 'shutdown']) t.true(hasFailed({ ...mount!, superOptions: ['rw', option], options: ['ro'] }))
 })
