@@ -35,6 +35,11 @@ export class Mounts {
     return (await this.list()).filter((mount) => isOfDevice(mount, devicePath, number))
   }
 
+  /** Every mount of the file system that is mounted here, whether its disk is still there or not. */
+  async ofSame({ device }: Mount): Promise<Mount[]> {
+    return (await this.list()).filter((mount) => mount.device === device)
+  }
+
   /** Mounts a disk at an existing directory, and looks whether it is there. */
   async mount(devicePath: string, path: string, filesystem: string, options: string[], signal: AbortSignal): Promise<void> {
     const how = options.length === 0 ? [] : ['-o', options.join(',')]

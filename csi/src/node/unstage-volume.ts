@@ -15,13 +15,14 @@ export async function unstageVolume(
   const path = requiredPath('staging_target_path', stagingTargetPath)
   if (!isVolumeId(id)) return {}
   const device = await attacher.attached(id)
-  if (device !== undefined) {
-    const others = (await mounts.ofDevice(device.path)).filter((mount) => mount.path !== path)
-    if (others.length > 0) throw failedPrecondition(`volume ${id} is still published at ${others[0]?.path}; unpublish it first`)
-    await mounts.unmount(path, signal)
-    if (await isHeld(device.path))
-      throw failedPrecondition(`${device.path} is held by another program or in another mount namespace; end that first`)
-  }
+  // A disk that is gone leaves its mounts behind.
+  const staged = await mounts.at(path)
+  const users = device !== undefined ? await mounts.ofDevice(device.path) : staged !== undefined ? await mounts.ofSame(staged) : []
+  const other = users.find((mount) => mount.path !== path)
+  if (other !== undefined) throw failedPrecondition(`volume ${id} is still published at ${other.path}; unpublish it first`)
+  await mounts.unmount(path, signal)
+  if (device !== undefined && (await isHeld(device.path)))
+    throw failedPrecondition(`${device.path} is held by another program or in another mount namespace; end that first`)
   await attacher.detach(id, signal)
   return {}
 }
