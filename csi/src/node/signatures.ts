@@ -43,9 +43,11 @@ export async function signatureOf(devicePath: string, signal: AbortSignal, run: 
 export function probedRanges(bytes: number): Array<{ offset: number; length: number }> {
   const spots = [8 * MIB, 24 * MIB, 64 * MIB, 128 * MIB, 384 * MIB, 256 * 1024 * MIB, ...[1, 2, 3].map((n) => (bytes / 4) * n)]
   const ranges = spots.map((offset) => ({ offset: offset - (offset % (64 * KIB)), length: 64 * KIB }))
+  // Direct reads begin at whole blocks of the disk; they may end at its last sector.
+  const rest = bytes % (4 * KIB)
   const ends = [
     { offset: 0, length: MIB },
-    { offset: Math.max(0, bytes - MIB - (bytes % (4 * KIB))), length: MIB },
+    { offset: Math.max(0, bytes - MIB - rest), length: MIB + rest },
   ]
   return [...ends, ...ranges]
     .map(({ offset, length }) => ({ offset, length: Math.min(length, bytes - offset) }))
