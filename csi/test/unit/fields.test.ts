@@ -1,6 +1,7 @@
 import { status } from '@grpc/grpc-js'
 import test from 'ava'
-import { fits, requiredPath, sizeOf, unsupported } from '../../src/fields.ts'
+import { fits, isReadOnly, isSingleWriter, requiredAccess, requiredPath, sizeOf, unsupported } from '../../src/fields.ts'
+import { VolumeCapability_AccessMode_Mode as Mode, type VolumeCapability } from '../../src/generated/csi.ts'
 import { pageOf } from '../../src/paging.ts'
 import { blockAccess, mountAccess } from '../support/client.ts'
 
@@ -49,4 +50,23 @@ test('pages have every entry once, whatever is deleted in between', (t) => {
   t.deepEqual(rest, { entries: [{ id: 'c' }, { id: 'd' }, { id: 'e' }], nextToken: '' })
   t.is(pageOf(all, { maxEntries: 5, startingToken: '' }, () => true).nextToken, '')
   t.throws(() => pageOf(all, { maxEntries: 0, startingToken: 'x' }, () => false), { code: status.ABORTED } as never)
+})
+
+test('a group is a number, which goes with the mount', (t) => {
+  const withGroup = (volumeMountGroup: string): VolumeCapability => ({
+    accessType: { $case: 'mount', value: { fsType: '', mountFlags: [], volumeMountGroup } },
+    accessMode: { mode: Mode.SINGLE_NODE_WRITER },
+  })
+  t.like(requiredAccess(withGroup('4321')), { group: 4321, filesystem: 'ext4' })
+  t.like(requiredAccess(withGroup('')), { group: null })
+  for (const group of ['wheel', '-1', '0x10', '1 ']) t.regex(unsupported(withGroup(group)) ?? '', /is not a group's number/)
+})
+
+test('of the modes of one node, one only reads, and one has a single writer', (t) => {
+  const { SINGLE_NODE_WRITER, SINGLE_NODE_READER_ONLY, SINGLE_NODE_SINGLE_WRITER, SINGLE_NODE_MULTI_WRITER } = Mode
+  const accesses = [SINGLE_NODE_WRITER, SINGLE_NODE_READER_ONLY, SINGLE_NODE_SINGLE_WRITER, SINGLE_NODE_MULTI_WRITER].map((mode) =>
+    requiredAccess(mountAccess('ext4', mode)),
+  )
+  t.deepEqual(accesses.map(isReadOnly), [false, true, false, false])
+  t.deepEqual(accesses.map(isSingleWriter), [false, false, true, false])
 })

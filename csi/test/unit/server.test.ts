@@ -8,6 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { status } from '@grpc/grpc-js'
 import test, { type ExecutionContext } from 'ava'
 import { pino } from 'pino'
+import type { CreateVolumeResponse } from '../../src/generated/csi.ts'
 import { Metrics } from '../../src/metrics.ts'
 import { servePlugin } from '../../src/server.ts'
 import { CsiClient, mountAccess } from '../support/client.ts'
@@ -59,6 +60,19 @@ test('a call that is repeated finds what the first one made', async (t) => {
     status.ALREADY_EXISTS,
     /exists with 1073741824 bytes/,
   )
+})
+
+test('only a volume that was made from nothing is told to be blank', async (t) => {
+  const { client } = await start(t)
+  const { volume: empty } = await client.call<CreateVolumeResponse>('controller', 'createVolume', CREATE)
+  t.is(empty?.volumeContext.blank, 'true')
+  const volumeContentSource = { type: { $case: 'volume', value: { volumeId: empty!.volumeId } } }
+  const { volume: copy } = await client.call<CreateVolumeResponse>('controller', 'createVolume', {
+    ...CREATE,
+    name: 'copy',
+    volumeContentSource,
+  })
+  t.is(copy?.volumeContext.blank, 'false')
 })
 
 test('a second call on a volume meanwhile gets ABORTED, one on another volume is answered', async (t) => {
