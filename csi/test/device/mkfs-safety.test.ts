@@ -12,8 +12,9 @@ import { nqnOf, volumeId } from '../../src/ids.ts'
 import { sizeOfDisk } from '../../src/node/disk-size.ts'
 import { ensureFilesystem } from '../../src/node/filesystems.ts'
 import { NvmeAttacher } from '../../src/node/nvme.ts'
-import { probedRanges, signatureOf } from '../../src/node/signatures.ts'
+import { probedRanges, requireZeroes, signatureOf } from '../../src/node/signatures.ts'
 import type { AttachedDevice } from '../../src/provider.ts'
+import { type RunProgram, runProgram } from '../../src/run-program.ts'
 
 const MIB = 1024 * 1024
 const signal = new AbortController().signal
@@ -176,6 +177,37 @@ test.serial('a disk that is replaced while it is looked at is left as it is', as
   }
   await refuses(t, image, replaced, status.DATA_LOSS)
   t.is(looks, 2)
+})
+
+test.serial('a disk that is given a file system by somebody else meanwhile is left with that', async (t) => {
+  // Before the last look, as mkfs.ext4 does not look itself when a program calls it; and after it, which the other makers notice.
+  for (const [wanted, moment] of [
+    ['ext4', 'blkid'],
+    ['btrfs', 'mkfs.btrfs'],
+    ['xfs', 'mkfs.xfs'],
+  ] as const) {
+    const { device } = disk(t)
+    let hasRead = false
+    let isMade = false
+    const run: RunProgram = async (program, args, options) => {
+      if (program === moment && hasRead && !isMade) {
+        sh('mkfs.ext3', '-q', device.path)
+        isMade = true
+      }
+      hasRead ||= program === 'dd'
+      return runProgram(program, args, options)
+    }
+    await t.throwsAsync(ensureFilesystem(device, wanted, true, signal, run))
+    t.true(isMade)
+    t.is((await signatureOf(device.path, signal)).type, 'ext3', wanted)
+  }
+})
+
+test.serial('a disk that gives less than was asked for is not one of zeroes', async (t) => {
+  const { device } = disk(t, 64)
+  await requireZeroes(device.path, 64 * MIB, signal)
+  const error = await t.throwsAsync<CsiError>(requireZeroes(device.path, 65 * MIB, signal))
+  t.is(error?.code, status.DATA_LOSS)
 })
 
 test.serial('an NVMe disk of another NQN, or smaller than its volume, is not attached', async (t) => {
