@@ -268,6 +268,11 @@ test.serial('copies of a btrfs are used beside their original, each with its own
   await clone.stage(access)
   t.is(readFileSync(`${await clone.publish('target', access)}/name`, 'utf8'), 'clone')
   t.is(readFileSync(`${original}/name`, 'utf8'), 'source')
+  // Since Linux 6.7 the kernel would mount them under one UUID, too; those before would not.
+  const uuids = [source, clone, second].map(async ({ id }) =>
+    sh('blkid', '-p', '-o', 'value', '-s', 'UUID', (await node.attacher.attached(id))!.path),
+  )
+  t.is(new Set(await Promise.all(uuids)).size, 3)
 })
 
 test.serial('a btrfs is only made as large as the kernel lets it grow', async (t) => {
