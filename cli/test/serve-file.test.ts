@@ -54,6 +54,11 @@ const WRONG: [what: string, text: unknown, message: RegExp][] = [
     },
     /device "b": .*\/x is also that of "a"/,
   ],
+  [
+    'a mirror that is made',
+    { devices: [{ name: 'a', add: ['mirror', 'x', 'y', '--create', '-s', '1M'] }] },
+    /device "a": --create would make a leg anew/,
+  ],
   ['restart of another kind', { devices: [{ ...mem, restart: '1s' }] }, /device "a": "restart" must be an object/],
   ['an unknown limit', { devices: [{ ...mem, restart: { often: '1s' } }] }, /device "a": restart: there is no "often"/],
   ['no duration', { devices: [{ ...mem, restart: { delay: 'soon' } }] }, /device "a": restart\.delay soon is not a duration/],

@@ -8,6 +8,7 @@
 
 import { existsSync } from 'node:fs'
 import { open } from 'node:fs/promises'
+import type { DeviceInfo } from 'ublk'
 import { reportOf } from './failure.ts'
 import { recover, resize } from './hand-over.ts'
 import { launch } from './launch.ts'
@@ -122,8 +123,7 @@ export class KeptDevice {
   /** Resolves with the server of the device when it is live, or null when there is to be none. */
   async #bringUp(goneAt: number): Promise<ServerState | null> {
     let state = this.#find()
-    if (state !== null && (await this.#stateOf(state.id)) === null) {
-      // Of a device that somebody has removed, or from before a restart of the machine's driver.
+    if (state !== null && (await this.#isForeign(state))) {
       this.#directory.remove(state.id)
       state = null
     }
@@ -235,11 +235,27 @@ export class KeptDevice {
     return null
   }
 
-  /** What the kernel says of a device; null for none. */
+  /**
+   * Whether the record is of a device that somebody has removed, or from before a restart of the machine's driver. The number may be another
+   * program's by now, which serves it.
+   */
+  async #isForeign(state: ServerState): Promise<boolean> {
+    const info = await this.#infoOf(state.id)
+    if (info === null) return true
+    // Whoever has taken it over by `ublk recover` says so in the record, before or after this look.
+    const isTheirs = (record: ServerState | null): boolean => info.state === 'live' && record !== null && info.pid !== record.pid
+    return isTheirs(state) && isTheirs(this.#directory.read(state.id)) && (await this.#infoOf(state.id))?.pid === info.pid
+  }
+
   async #stateOf(id: number): Promise<string | null> {
+    return (await this.#infoOf(id))?.state ?? null
+  }
+
+  /** What the kernel says of a device; null for none. */
+  async #infoOf(id: number): Promise<DeviceInfo | null> {
     const { deviceInfo } = await import('ublk')
     try {
-      return (await deviceInfo(id)).state
+      return await deviceInfo(id)
     } catch (error) {
       if ((error as { code?: string }).code === 'ERR_UBLK_NO_DEVICE') return null
       throw error

@@ -11,6 +11,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { extname, join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { DescribedDevice } from './describe.ts'
 import { type ErrorReport, EXIT, Failure, interrupted } from './failure.ts'
 import { StateDirectory } from './state.ts'
@@ -27,6 +28,8 @@ export type FromServer =
 const START_LIMIT_MS = 30_000
 /** A server that was told to stop ends itself within 2 s. */
 const END_LIMIT_MS = 2_000
+/** From then on it is in the kernel's hands. */
+const KILL_LIMIT_MS = 10_000
 
 /** V8 looks at an idle heap every eight seconds for ever; a server that nobody uses sleeps. */
 const QUIET = ['--no-memory-reducer']
@@ -118,8 +121,11 @@ class Conversation {
     // A server that is told to stop removes its device.
     this.#child.kill(this.#recovers === null ? 'SIGTERM' : 'SIGKILL')
     const kill = setTimeout(() => this.#child.kill('SIGKILL'), END_LIMIT_MS)
-    await this.#ended
+    const hasEnded = await Promise.race([this.#ended.then(() => true), delay(KILL_LIMIT_MS, false, { ref: false })])
     clearTimeout(kill)
+    // A call into a kernel that is stuck cannot be killed: what it holds is left to it.
+    if (!hasEnded) this.#child.unref()
+    if (!hasEnded) return
     if (this.#createdId === null) return
     const directory = StateDirectory.forUser()
     // The number may be another server's by now.

@@ -103,6 +103,14 @@ function nameOf({ name }: Fields, where: string): string {
 async function specOf(readWords: ReadWords, words: string[], directory: string): Promise<ServeSpec> {
   process.chdir(directory)
   const { target, device } = await readWords(words).finally(() => process.chdir('/'))
+  const base = baseOf(target)
+  // Said at every start of the machine, it would answer the question which leg has the newest data without asking anybody.
+  if (base.type === 'mirror' && base.create) {
+    throw wrong(
+      '--create would make a leg anew whenever its disk is missing, and the data of an older leg the truth',
+      'Make the mirror once with `ublk add mirror … --create` and `ublk del`; then keep it up without --create.',
+    )
+  }
   const { recovery = cannotRecover({ target, device }) ? 'off' : 'reissue' } = device
   const spec: ServeSpec = { target, device: { ...device, recovery } }
   await checkOptions(spec)

@@ -21,7 +21,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
@@ -91,7 +91,8 @@ export class StateDirectory {
     const temporary = join(this.path, `.${state.id}.json`)
     const fd = openSync(temporary, 'w', FILE_MODE)
     try {
-      writeSync(fd, sealed(state))
+      // Unlike writeSync it goes on after a short write.
+      writeFileSync(fd, sealed(state))
       fsyncSync(fd)
     } finally {
       closeSync(fd)

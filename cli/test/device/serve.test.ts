@@ -1,6 +1,7 @@
 /** `ublk serve` on a real kernel: what it keeps up, through which ends, and what it tells; and the hand-over that it rests on. */
 
 import { execFile, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -362,6 +363,31 @@ for (const kind of ['a path', 'an abstract socket']) {
     await waitUntil('stopping', () => heard().includes("'STOPPING=1'"))
   })
 }
+
+test.serial('a number that another program has by now is left alone', async (t) => {
+  const { file } = withFile(t, [{ name: 'disk', add: ['mem', '-s', '16M', '--recovery', 'off'] }])
+  const first = serve(file)
+  const { id, pid } = await first.next('started')
+  await kill(first, 'SIGTERM')
+  process.kill(pid, 'SIGKILL')
+  await waitUntil('the device is dead', async () => (await list(t))[0]?.state === 'dead', 30_000)
+  // It knows nothing of records.
+  const script = `import('ublk').then(async ({ createDevice, deleteDevice, memory }) => {
+    await deleteDevice(${id})
+    await createDevice({ backend: memory({ size: '1MiB' }), id: ${id} })
+    console.log('live')
+  })`
+  const cwd = join(import.meta.dirname, '..', '..')
+  const other = spawn(process.execPath, ['-e', script], { cwd, stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => other.kill('SIGKILL'))
+  await once(other.stdout, 'data')
+  const second = serve(file)
+  const started = await second.next('started')
+  t.not(started.id, id)
+  t.true(isAlive(other.pid as number))
+  t.true(existsSync(`/sys/block/ublkb${id}`))
+  await kill(second, 'SIGTERM')
+})
 
 test.serial('under systemd: ready, restarted after kill -9, read again and stopped, the device and its server stay', async (t) => {
   const { file, write } = withFile(t, [{ name: 'disk', add: ['file', '/tmp/systemd.img', '--create', '-s', '16M'] }])
