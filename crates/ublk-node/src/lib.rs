@@ -31,6 +31,8 @@ mod hot_function;
 mod info;
 mod layout;
 mod lifecycle;
+#[cfg(test)]
+mod lifecycle_tests;
 mod main_queue;
 #[allow(unsafe_code)]
 mod memory;
