@@ -35,10 +35,11 @@ export class SshSession implements Transport {
   }
 
   exec(script: string, signal: AbortSignal, timeoutMs: number = this.#config.commandTimeoutMs ?? COMMAND_TIMEOUT_MS): Promise<string> {
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)])
     const run = async (): Promise<string> => {
       signal.throwIfAborted()
-      const client = await this.#connected(signal)
+      // The command's own time begins with its turn.
+      const limit = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)])
+      const client = await this.#connected(limit)
       return this.#command(client, script, limit)
     }
     const result = this.#turn.then(run, run)
@@ -87,7 +88,7 @@ export class SshSession implements Transport {
     } catch (cause) {
       ready.catch(() => undefined)
       client.on('error', () => undefined).destroy()
-      if (signal.aborted) throw deadlineExceeded('the time of the call was over before the router was reached', { cause })
+      if (signal.aborted) throw deadlineExceeded('the time was over before the router was reached', { cause })
       throw this.#connectFailure(cause, seenKey, pinned)
     }
     // Each command is one small packet that waits for its answer.
@@ -123,6 +124,8 @@ export class SshSession implements Transport {
     let bytes = 0
     try {
       return await new Promise<string>((resolve, reject) => {
+        // An abort that has been is told to nobody who listens later.
+        limit.throwIfAborted()
         const lost = (): void => reject(new ConnectionLost('the connection was lost while the command ran'))
         const late = (): void => reject(limit.reason)
         client.once('close', lost)

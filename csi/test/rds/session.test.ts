@@ -1,10 +1,13 @@
+import { once } from 'node:events'
 import { chmodSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import { status } from '@grpc/grpc-js'
 import test from 'ava'
 import { CsiError } from '../../src/errors.ts'
 import { readPrivateKey } from '../../src/rds/config.ts'
 import { refusal } from '../../src/rds/refusals.ts'
+import { SshSession } from '../../src/rds/session.ts'
 import { keyIn } from '../routeros/keys.ts'
 import { lab, soon, wishOf } from './harness.ts'
 
@@ -61,6 +64,42 @@ test('the connection is kept, and built again after a reboot', async (t) => {
   await router.reboot(10)
   await provider.createVolume(wishOf('two'), soon())
   t.is(router.logins, 2)
+})
+
+test('the limit of a command does not run while it waits for its turn', async (t) => {
+  const { router, config } = await lab(t)
+  const session = new SshSession({ ...config, commandTimeoutMs: 2_000 })
+  t.teardown(() => session.close())
+  router.faults.arm({ kind: 'slow', match: 'slow', times: 4, milliseconds: 600 })
+  const replies = await Promise.all(Array.from({ length: 4 }, () => session.exec(':put "slow"', soon())))
+  t.deepEqual(replies, Array(4).fill('slow\r\n'))
+})
+
+test('a command that hangs is given up though it waited for longer than its limit, and the next one runs', async (t) => {
+  const { router, config } = await lab(t)
+  const session = new SshSession(config)
+  t.teardown(() => session.close())
+  router.faults.arm({ kind: 'slow', match: 'first', milliseconds: 600 }, { kind: 'slow', match: 'hang', milliseconds: 6_000 })
+  const first = session.exec(':put "first"', soon())
+  const hangs = session.exec(':put "hang"', soon(5_000), 200)
+  const next = session.exec(':put "next"', soon(5_000))
+  t.is(await first, 'first\r\n')
+  const error = await t.throwsAsync(hangs, { instanceOf: CsiError, message: /did not answer in time/ })
+  t.is((error as CsiError).code, status.DEADLINE_EXCEEDED)
+  t.is(await next, 'next\r\n')
+})
+
+test('the limit of a command holds for the connection that it needs', async (t) => {
+  const { config } = await lab(t)
+  const silent = createServer().listen(0, '127.0.0.1')
+  await once(silent, 'listening')
+  const session = new SshSession({ ...config, port: (silent.address() as AddressInfo).port })
+  t.teardown(async () => {
+    await session.close()
+    silent.close()
+  })
+  const error = await t.throwsAsync(session.exec(':put "x"', soon(5_000), 200), { instanceOf: CsiError, message: /before the router/ })
+  t.is((error as CsiError).code, status.DEADLINE_EXCEEDED)
 })
 
 test('a configuration with a hole is refused by the name of the field', async (t) => {
