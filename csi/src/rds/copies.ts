@@ -9,11 +9,12 @@ import type { Transport } from './session.ts'
 interface Copy {
   from: string
   result: Promise<void>
+  isOver: boolean
 }
 
 export class Copies {
   readonly #connect: () => Transport
-  readonly #running = new Map<string, Copy>()
+  readonly #begun = new Map<string, Copy>()
   readonly #ending = new AbortController()
   #transport: Transport | undefined
   #router: Router | undefined
@@ -23,43 +24,47 @@ export class Copies {
   }
 
   /** Whether a copy to this slot is under way, or came to an end that nobody has heard of. */
-  running(slot: string): boolean {
-    return this.#running.has(slot)
+  begun(slot: string): boolean {
+    return this.#begun.has(slot)
   }
 
-  /** Whether this disk is being copied. */
-  reading(slot: string): boolean {
-    return [...this.#running.values()].some(({ from }) => from === slot)
+  /** Whether a copy from or to this slot is under way. */
+  isBusy(slot: string): boolean {
+    return [...this.#begun].some(([to, { from, isOver }]) => !isOver && (from === slot || to === slot))
+  }
+
+  /** What came of a copy is of no use any more: its target goes. */
+  forget(slot: string): void {
+    this.#begun.delete(slot)
   }
 
   /** Begins a copy, and resolves when it is whole. */
   copied(from: string, to: string, signal: AbortSignal): Promise<void> {
     this.#transport ??= this.#connect()
     this.#router ??= new Router(this.#transport)
-    const result = this.#router.copy(from, to, this.#ending.signal)
-    result.catch(() => undefined)
-    this.#running.set(to, { from, result })
+    const copy: Copy = { from, result: this.#router.copy(from, to, this.#ending.signal), isOver: false }
+    const over = (): void => {
+      copy.isOver = true
+    }
+    copy.result.then(over, over)
+    this.#begun.set(to, copy)
     return this.joined(to, signal)
   }
 
   /** @throws {CsiError} DEADLINE_EXCEEDED when the call's time is over first; the copy goes on */
   async joined(slot: string, signal: AbortSignal): Promise<void> {
-    const { from, result } = this.#running.get(slot)!
-    let settled = false
-    const heard = result.finally(() => {
-      settled = true
-    })
+    const copy = this.#begun.get(slot)!
     try {
-      await unlessAborted(heard, signal, `copying ${from} goes on; the next call finds it further, or done`)
+      await unlessAborted(copy.result, signal, `copying ${copy.from} goes on; the next call finds it further, or done`)
     } finally {
       // Heard of, either way: a copy that failed is begun again by whoever asks next. One that nobody heard of stays.
-      if (settled) this.#running.delete(slot)
+      if (copy.isOver) this.#begun.delete(slot)
     }
   }
 
   async close(): Promise<void> {
     this.#ending.abort()
     await this.#transport?.close()
-    await Promise.allSettled([...this.#running.values()].map(({ result }) => result))
+    await Promise.allSettled([...this.#begun.values()].map(({ result }) => result))
   }
 }

@@ -100,7 +100,7 @@ export class RdsProvider implements VolumeProvider {
   /** Makes the unfinished disk of an id from nothing, with data of `sourceId`. */
   async #make(id: string, file: string, bytes: bigint, sourceId: string | undefined, signal: AbortSignal): Promise<void> {
     const slot = unfinished(id)
-    if (this.#copies.running(slot)) return this.#copies.joined(slot, signal)
+    if (this.#copies.begun(slot)) return this.#copies.joined(slot, signal)
     const source = sourceId === undefined ? undefined : await this.#sourceDisk(sourceId, bytes, signal)
     // Left by a call that was cut short: its data was never anybody's.
     await this.#removeDisk(slot, signal)
@@ -175,13 +175,21 @@ export class RdsProvider implements VolumeProvider {
       const disk = await this.#router.disk(id, signal)
       const holder = disk && nodeOf(disk.allowedHost)
       if (holder !== undefined) throw failedPrecondition(`${id} is published to ${holder}; unpublish it there first`)
-      if (this.#copies.reading(id)) throw aborted(`${id} is being copied; it can be deleted when that is done`)
+      this.#endCopies(id)
       if (disk?.exported) {
         await this.#router.set(id, { 'nvme-tcp-export': 'no' }, signal)
         if ((await this.#router.disk(id, signal))?.exported) throw internal(`the disk ${id} is still exported after that was switched off`)
       }
       await this.#removeAll(id, signal)
     })
+  }
+
+  /** Before a deletion: none may be under way that reads the id's disk or makes it, and one that is over is not waited for any more. */
+  #endCopies(id: string): void {
+    if (this.#copies.isBusy(id) || this.#copies.isBusy(unfinished(id))) {
+      throw aborted(`a copy from or to ${id} goes on; it can be deleted when that is done`)
+    }
+    this.#copies.forget(unfinished(id))
   }
 
   /** Disks of an id, finished or not, and then each file whose name says that it is this id's: RouterOS leaves the file. */
@@ -295,7 +303,7 @@ export class RdsProvider implements VolumeProvider {
 
   async deleteSnapshot(id: string, signal: AbortSignal): Promise<void> {
     if (!isSnapshotId(id)) return
-    if (this.#copies.reading(id)) throw aborted(`${id} is being copied; it can be deleted when that is done`)
+    this.#endCopies(id)
     await this.#retrying(signal, () => this.#removeAll(id, signal))
   }
 
@@ -314,7 +322,7 @@ export class RdsProvider implements VolumeProvider {
   async publish(id: string, nodeId: string, signal: AbortSignal): Promise<void> {
     await this.#retrying(signal, async () => {
       const disk = await this.#existing(id, signal)
-      if (this.#copies.reading(id)) throw aborted(`${id} is being copied; it is published when that is done`)
+      if (this.#copies.isBusy(id)) throw aborted(`${id} is being copied; it is published when that is done`)
       const host = hostNqnOf(nodeId)
       if (disk.allowedHost === host && disk.exported) return
       const holder = nodeOf(disk.allowedHost)

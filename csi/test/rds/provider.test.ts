@@ -13,6 +13,19 @@ async function refused(t: ExecutionContext, promise: Promise<unknown>, code: sta
   t.is(status[(error as CsiError).code], status[code])
 }
 
+/** Asks again, as Kubernetes does, while the answer is ABORTED. */
+async function again<T>(call: () => Promise<T>): Promise<T> {
+  const end = Date.now() + 10_000
+  for (;;) {
+    try {
+      return await call()
+    } catch (error) {
+      if (!(error instanceof CsiError && error.code === status.ABORTED) || Date.now() > end) throw error
+      await delay(20)
+    }
+  }
+}
+
 for (const [name, options] of [
   ['JSON', {}],
   ['JSON with integers as floats', { floatIntegers: true }],
@@ -199,6 +212,37 @@ test('a copy that outlasts its call goes on, and the next call joins it', async 
   await refused(t, provider.publish(id, 'node-1', soon()), status.ABORTED, /being copied/)
   await provider.createSnapshot(snapshotId('s'), id, soon())
   t.is(router.scripts.filter((script) => script.includes('/disk copy')).length, 1)
+})
+
+test('a copy that nobody heard the end of holds up neither its source nor its target', async (t) => {
+  const { router, provider } = await lab(t)
+  const { id } = await provider.createVolume(wishOf('one', { bytes: 8n << 20n }), soon())
+  const copies = (): number => router.scripts.filter((script) => script.includes('/disk copy')).length
+  const abandon = async (started: (signal: AbortSignal) => Promise<unknown>): Promise<void> => {
+    router.faults.arm({ kind: 'slow', match: '/disk copy', milliseconds: 1_000 })
+    const [call, before] = [new AbortController(), copies()]
+    const first = started(call.signal)
+    while (copies() === before) await delay(5)
+    call.abort()
+    await refused(t, first, status.DEADLINE_EXCEEDED, /goes on/)
+  }
+  const clone = wishOf('clone', { bytes: 8n << 20n, source: { kind: 'volume', id } })
+  await abandon((signal) => provider.createVolume(clone, signal))
+  await refused(t, provider.deleteVolume(clone.id, soon()), status.ABORTED, /goes on/)
+  await again(() => provider.publish(id, 'node-1', soon()))
+  await provider.unpublish(id, 'node-1', soon())
+  // Deleted, it is forgotten: the next call of the same name makes it from nothing.
+  await provider.deleteVolume(clone.id, soon())
+  await provider.createVolume(clone, soon())
+  t.is(copies(), 2)
+  await abandon((signal) => provider.createSnapshot(snapshotId('s'), id, signal))
+  await refused(t, provider.deleteSnapshot(snapshotId('s'), soon()), status.ABORTED, /goes on/)
+  await again(() => provider.deleteVolume(id, soon()))
+  await provider.deleteSnapshot(snapshotId('s'), soon())
+  t.deepEqual(
+    router.machine.disks.map(({ slot }) => slot),
+    [clone.id],
+  )
 })
 
 test('what a dead driver left half made is begun again', async (t) => {
