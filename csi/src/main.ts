@@ -36,7 +36,7 @@ async function run(config: Config): Promise<void> {
 async function runPlugin(config: Config, log: Logger): Promise<void> {
   const metrics = new Metrics()
   const stopped = stopSignal()
-  const plugin = await makePlugin(config)
+  const plugin = await makePlugin(config, log)
   const server = await servePlugin(plugin, config.endpoint, metrics, log)
   const exporter = config.metrics === null ? null : await serveMetrics(metrics, config.metrics.host, config.metrics.port)
   const signal = await stopped

@@ -1,6 +1,7 @@
 /**
  * Puts a plugin together as its configuration says.
  */
+import type { Logger } from 'pino'
 import { type Config, UsageError } from './config.ts'
 import { topologyKey } from './names.ts'
 import { Mounts } from './node/mounts.ts'
@@ -22,8 +23,9 @@ interface ProviderParts {
   expandsInUse: Plugin['expandsInUse']
 }
 
-export async function makePlugin(config: Config): Promise<Plugin> {
-  const { makeProvider, makeAttacher, tools, topology, expandsInUse } = config.provider === 'ublk' ? ublkParts(config) : rdsParts(config)
+export async function makePlugin(config: Config, log: Logger): Promise<Plugin> {
+  const { makeProvider, makeAttacher, tools, topology, expandsInUse } =
+    config.provider === 'ublk' ? ublkParts(config) : rdsParts(config, log)
   const { maxVolumes } = config
   // One process for all is one machine; elsewhere the caller knows the nodes, and this controller does not.
   const onlyNode = config.mode === 'all' ? config.nodeId : (topology?.value ?? null)
@@ -54,10 +56,10 @@ function ublkParts({ nodeId, socket }: Config): ProviderParts {
 }
 
 /** Any node can attach any volume: topology has nothing to say. */
-function rdsParts({ nodeId, rds }: Config): ProviderParts {
+function rdsParts({ nodeId, rds }: Config, log: Logger): ProviderParts {
   return {
     // Loaded where it is used: SSH costs time and memory that a node of the other provider need not spend.
-    makeProvider: async () => new (await import('./rds/provider.ts')).RdsProvider(rds),
+    makeProvider: async () => new (await import('./rds/provider.ts')).RdsProvider(rds, { log }),
     makeAttacher: () => new NvmeAttacher({ hostNqn: hostNqnOf(nodeId) }),
     tools: ['nvme'],
     topology: null,

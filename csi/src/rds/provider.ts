@@ -6,6 +6,7 @@
  * Every step looks first and is safe to repeat. Nothing here removes a disk or file whose name is not exactly one of ours.
  */
 import { posix } from 'node:path'
+import type { Logger } from 'pino'
 import { aborted, alreadyExists, failedPrecondition, internal, notFound } from '../errors.ts'
 import { isSnapshotId, isVolumeId, nqnOf } from '../ids.ts'
 import type { Capacity, Snapshot, Volume, VolumeProvider, VolumeWish } from '../provider.ts'
@@ -27,6 +28,7 @@ export interface RdsParts {
   transport?: (config: RdsConfig) => Transport
   retryDelaysMs?: readonly number[]
   now?: () => Date
+  log?: Pick<Logger, 'warn'>
 }
 
 export class RdsProvider implements VolumeProvider {
@@ -37,6 +39,7 @@ export class RdsProvider implements VolumeProvider {
   readonly #copies: Copies
   readonly #delaysMs: readonly number[]
   readonly #now: () => Date
+  readonly #log: RdsParts['log']
 
   /** @param section `rds` of the configuration file, as it is */
   constructor(section: RdsConfig | Record<string, unknown>, parts: RdsParts = {}) {
@@ -47,6 +50,7 @@ export class RdsProvider implements VolumeProvider {
     this.#delaysMs = parts.retryDelaysMs ?? RETRY_DELAYS_MS
     this.#copies = new Copies(() => transport(this.#config))
     this.#now = parts.now ?? (() => new Date())
+    this.#log = parts.log
   }
 
   /** Nothing is promised before the router was asked: see `probe`. A copy is whole only of a disk that no node can write meanwhile. */
@@ -232,8 +236,18 @@ export class RdsProvider implements VolumeProvider {
   }
 
   async volumes(signal: AbortSignal): Promise<Volume[]> {
+    return (await this.#listed(isVolumeId, signal)).map((disk) => this.#volumeOf(disk))
+  }
+
+  /** Finished disks of ours that can be read: a damaged one must not hide the others. */
+  async #listed(isOurs: (slot: string) => boolean, signal: AbortSignal): Promise<RouterDisk[]> {
     const disks = await this.#retrying(signal, () => this.#router.disks(signal))
-    return disks.filter((disk) => isVolumeId(disk.slot) && this.#ownFile(disk.slot, disk.path)).map((disk) => this.#volumeOf(disk))
+    const ours = disks.filter(({ slot, path }) => isOurs(slot) && this.#ownFile(slot, path))
+    return ours.flatMap(({ bytes, ...disk }) => {
+      if (bytes !== undefined) return [{ ...disk, bytes }]
+      this.#log?.warn({ volumeId: disk.slot }, `the router tells no size of this disk and it is left out of lists; is ${disk.path} there?`)
+      return []
+    })
   }
 
   #volumeOf(disk: RouterDisk): Volume {
@@ -263,7 +277,7 @@ export class RdsProvider implements VolumeProvider {
       const pool = await this.#pool(signal)
       const inPool = `/${this.#mountPoint}/`
       const promised = (await this.#router.disks(signal)).reduce(
-        (sum, { path, bytes }) => (path.startsWith(inPool) ? sum + bytes : sum),
+        (sum, { path, bytes }) => (path.startsWith(inPool) ? sum + (bytes ?? 0n) : sum),
         0n,
       )
       const unpromised = pool.bytes - promised
@@ -308,8 +322,7 @@ export class RdsProvider implements VolumeProvider {
   }
 
   async snapshots(signal: AbortSignal): Promise<Snapshot[]> {
-    const disks = await this.#retrying(signal, () => this.#router.disks(signal))
-    return disks.flatMap((disk) => this.#snapshotOf(disk) ?? [])
+    return (await this.#listed(isSnapshotId, signal)).flatMap((disk) => this.#snapshotOf(disk) ?? [])
   }
 
   #snapshotOf(disk: RouterDisk): Snapshot | undefined {

@@ -94,7 +94,9 @@ function bare(text: string): string {
 
 /** An integer of a row. */
 export function integer(row: Row, key: string): bigint {
-  const text = row[key]
-  if (text === undefined || !/^\d+$/.test(text)) throw new UnreadableReply(`${key} is ${JSON.stringify(text)} and not a number`)
-  return BigInt(text)
+  const value = integerIfAny(row, key)
+  if (value === undefined) throw new UnreadableReply(`${key} is ${JSON.stringify(row[key])} and not a number`)
+  return value
 }
+
+export const integerIfAny = (row: Row, key: string): bigint | undefined => (/^\d+$/.test(row[key] ?? '') ? BigInt(row[key]!) : undefined)

@@ -20,7 +20,7 @@ import {
 } from './command.ts'
 import { outcomeOf, type Wrapping, withoutLog, wrapped } from './exchange.ts'
 import { NEEDED_VERSION, refusal } from './refusals.ts'
-import { integer, type Row, rowsOfDetail, rowsOfJson } from './replies.ts'
+import { integer, integerIfAny, type Row, rowsOfDetail, rowsOfJson } from './replies.ts'
 import { ConnectionLost, UnreadableReply } from './retry.ts'
 import type { Transport } from './session.ts'
 
@@ -37,6 +37,9 @@ export interface RouterDisk {
   /** Host NQN that may connect; empty: every one. */
   readonly allowedHost: string
 }
+
+/** A disk in a list. One whose row has no size, such as one without its file, must not make the others unreadable. */
+export type ListedDisk = Omit<RouterDisk, 'bytes'> & { readonly bytes: bigint | undefined }
 
 /** What was found out about a router; asked again by every probe. */
 export interface RouterFacts {
@@ -127,12 +130,13 @@ export class Router {
   async disk(slot: string, signal: AbortSignal): Promise<RouterDisk | undefined> {
     const rows = await this.#read('/disk', { slot }, signal)
     if (rows.length > 1) throw new UnreadableReply(`${rows.length} disks are called ${slot}`)
-    return rows[0] && diskOf(rows[0])
+    return rows[0] && { ...settingsOf(rows[0]), bytes: integer(rows[0], 'size') }
   }
 
   /** All file disks, also those of others. */
-  async disks(signal: AbortSignal): Promise<RouterDisk[]> {
-    return (await this.#read('/disk', { type: 'file' }, signal)).map(diskOf)
+  async disks(signal: AbortSignal): Promise<ListedDisk[]> {
+    const rows = await this.#read('/disk', { type: 'file' }, signal)
+    return rows.map((row) => ({ ...settingsOf(row), bytes: integerIfAny(row, 'size') }))
   }
 
   /** Names of files, without a slash in front; those that begin otherwise are left out here and not by the router. */
@@ -196,12 +200,11 @@ export class Router {
 
 const newNonce = (): string => randomBytes(8).toString('hex')
 
-/** `size` and not `file-size`, which is rounded to a tenth of its unit. */
-function diskOf(row: Row): RouterDisk {
+/** All but the size: that is `size`, and not `file-size`, which is rounded to a tenth of its unit. */
+function settingsOf(row: Row): Omit<RouterDisk, 'bytes'> {
   return {
     slot: row.slot ?? '',
     path: row['file-path'] ?? '',
-    bytes: integer(row, 'size'),
     mounts: row['mount-filesystem'] !== 'no',
     exported: row['nvme-tcp-export'] === 'yes',
     port: row['nvme-tcp-server-port'] ?? '',

@@ -17,6 +17,8 @@ export interface Lab {
   config: RdsConfig
   provider: RdsProvider
   directory: string
+  /** What the first fields of warnings were, of every provider. */
+  warnings: object[]
   /** Another provider for the same router: as after a restart, or a second replica. */
   another(change?: Partial<RdsConfig>): RdsProvider
 }
@@ -45,8 +47,10 @@ export async function lab(t: ExecutionContext, options: Partial<RouterOptions> =
     ...change,
   }
   const providers: RdsProvider[] = []
+  const warnings: object[] = []
+  const log = { warn: (fields: object): number => warnings.push(fields) }
   const another = (more: Partial<RdsConfig> = {}): RdsProvider => {
-    const made = new RdsProvider({ ...config, ...more }, { retryDelaysMs: DELAYS_MS })
+    const made = new RdsProvider({ ...config, ...more }, { retryDelaysMs: DELAYS_MS, log })
     providers.push(made)
     return made
   }
@@ -55,7 +59,7 @@ export async function lab(t: ExecutionContext, options: Partial<RouterOptions> =
     await router.stop()
     rmSync(directory, { recursive: true, force: true })
   })
-  return { router, exporter, config, provider: another(), directory, another }
+  return { router, exporter, config, provider: another(), directory, warnings, another }
 }
 
 export const soon = (milliseconds = 110_000): AbortSignal => AbortSignal.timeout(milliseconds)

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { status } from '@grpc/grpc-js'
 import test, { type ExecutionContext } from 'ava'
@@ -285,6 +285,26 @@ test('capacity is what is free and not promised; a volume too large is refused a
   await refused(t, provider.expandVolume(volumeId('one'), 11n * GIB, soon()), status.RESOURCE_EXHAUSTED, /not enough space/)
   t.is(router.machine.disks.length, 1)
 })
+
+for (const [name, options] of [
+  ['JSON', {}],
+  ['text at 80 columns', { version: '7.21', width: 80 }],
+] as const) {
+  test(`${name}: a disk without a size takes nothing from the others, and one of ours is told to the log`, async (t) => {
+    const { router, provider, warnings } = await lab(t, { ...options, poolBytes: Number(10n * GIB) })
+    if (name.startsWith('text')) router.faults.arm({ kind: 'malformed', match: '/console inspect', times: 1000 })
+    const one = await provider.createVolume(wishOf('one'), soon())
+    const { id } = await provider.createVolume(wishOf('two'), soon())
+    const settings = { mountFilesystem: false, exported: false, port: 4420, nqn: '', allowedHost: '' }
+    router.machine.addDisk({ ...settings, slot: 'backup1', path: '/raid10/backup.img' }, 1)
+    for (const path of ['/raid10/backup.img', `/raid10/csi/${id}.img`]) rmSync(router.machine.local(path))
+    t.deepEqual(await provider.volumes(soon()), [one])
+    t.deepEqual(await provider.snapshots(soon()), [])
+    t.is((await provider.capacity({}, soon())).available, 9n * GIB)
+    t.deepEqual(warnings, [{ volumeId: id }])
+    await refused(t, provider.volume(id, soon()), status.UNAVAILABLE, /size is undefined/)
+  })
+}
 
 const RETRIED: [string, Fault][] = [
   ['the connection is lost before the command', { kind: 'drop-before', match: '/disk add' }],

@@ -265,6 +265,8 @@ class Run {
 
   #diskRow(disk: FileDisk): Row {
     const bytes = this.#machine.bytesOf(disk)
+    // Without its file a disk has no size (assumed).
+    const size: [string, Value][] = this.#machine.hasFile(disk) ? [['size', bytes]] : []
     return new Map<string, Value>([
       ['.id', idOf(disk)],
       ['type', 'file'],
@@ -273,7 +275,7 @@ class Run {
       ['parent', ''],
       ['fs', '-'],
       ['model', disk.path],
-      ['size', bytes],
+      ...size,
       ['mount-filesystem', disk.mountFilesystem],
       ['mount-read-only', false],
       ['compress', false],

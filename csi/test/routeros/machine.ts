@@ -87,6 +87,10 @@ export class Machine {
     this.#exporter.clear()
   }
 
+  hasFile(disk: FileDisk): boolean {
+    return existsSync(this.local(disk.path))
+  }
+
   bytesOf(disk: FileDisk): number {
     return existsSync(this.local(disk.path)) ? statSync(this.local(disk.path)).size : 0
   }
