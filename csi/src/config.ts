@@ -17,6 +17,8 @@ export interface Config {
   nodeId: string
   /** Volumes that the node takes at most; 0 for no limit. */
   maxVolumes: number
+  /** For how long I/O waits for a storage server that is gone; -1: for ever. */
+  ctrlLossSeconds: number
   /** Directory of the volumes' files, for the daemon of `ublk`. */
   pool: string
   /** The daemon's socket. */
@@ -38,6 +40,7 @@ export const HELP = `Usage: ublk-csi --mode controller|node|all --provider rds|u
   --endpoint URL        Unix socket to serve CSI at, such as unix:///csi/csi.sock
   --node-id NAME        name of this node; needed by node and all
   --max-volumes N       how many volumes the node takes at most (no limit)
+  --ctrl-loss-tmo=N     rds: seconds for which I/O waits for a router that is gone (600); -1: for ever
   --pool DIR            where the daemon keeps volumes and snapshots
   --socket PATH         the daemon's socket (/run/ublk-csi/daemon.sock)
   --metrics HOST:PORT   serve Prometheus metrics at /metrics
@@ -51,6 +54,7 @@ const FLAGS = {
   endpoint: { type: 'string' },
   'node-id': { type: 'string' },
   'max-volumes': { type: 'string' },
+  'ctrl-loss-tmo': { type: 'string' },
   pool: { type: 'string' },
   socket: { type: 'string' },
   metrics: { type: 'string' },
@@ -82,6 +86,7 @@ export function readConfig(argv: string[]): Config | 'help' | 'version' {
     endpoint: isDaemon ? '' : endpointPath(text('endpoint')),
     nodeId,
     maxVolumes: wholeNumber('max-volumes', text('max-volumes') ?? '0'),
+    ctrlLossSeconds: lossSeconds(text('ctrl-loss-tmo') ?? '600'),
     pool,
     socket: text('socket') ?? DEFAULT_SOCKET,
     metrics: metricsAddress(text('metrics')),
@@ -143,6 +148,11 @@ function checkNodeId(nodeId: string): void {
 
 function wholeNumber(name: string, text: string): number {
   if (!/^\d{1,6}$/.test(text)) throw new UsageError(`--${name} "${text}" is not a whole number`)
+  return Number(text)
+}
+
+function lossSeconds(text: string): number {
+  if (!/^(-1|\d{1,6})$/.test(text)) throw new UsageError(`--ctrl-loss-tmo "${text}" is neither a number of seconds nor -1`)
   return Number(text)
 }
 

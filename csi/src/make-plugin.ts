@@ -56,11 +56,11 @@ function ublkParts({ nodeId, socket }: Config): ProviderParts {
 }
 
 /** Any node can attach any volume: topology has nothing to say. */
-function rdsParts({ nodeId, rds }: Config, log: Logger): ProviderParts {
+function rdsParts({ nodeId, rds, ctrlLossSeconds }: Config, log: Logger): ProviderParts {
   return {
     // Loaded where it is used: SSH costs time and memory that a node of the other provider need not spend.
     makeProvider: async () => new (await import('./rds/provider.ts')).RdsProvider(rds, { log }),
-    makeAttacher: () => new NvmeAttacher({ hostNqn: hostNqnOf(nodeId) }),
+    makeAttacher: () => new NvmeAttacher({ hostNqn: hostNqnOf(nodeId), ctrlLossSeconds }),
     tools: ['nvme'],
     topology: null,
     expandsInUse: async () => true,

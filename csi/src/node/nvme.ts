@@ -19,8 +19,7 @@ const COMMAND_LIMIT_MS = 30_000
 /** A controller that connects again, a disk that appears, one that takes its new size, one that goes. */
 const STATE_LIMIT_MS = 30_000
 const POLL_MS = 100
-/** Seconds for which I/O waits for a server that is gone, and between two attempts; parameters of the StorageClass. */
-const DEFAULT_LOSS_SECONDS = 600
+/** Between two attempts of the kernel to reach a server that is gone. */
 const RECONNECT_SECONDS = 5
 const HOST_NAME = /^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$/
 
@@ -31,12 +30,13 @@ interface Target {
   port: string
   nsid: number
   bytes: number
-  lossSeconds: number
 }
 
 export interface NvmeOptions {
   /** Name of this host, its alone: the fence lets it in, and two hosts with one name would corrupt each other's volumes. */
   hostNqn: string
+  /** For how long I/O waits for a server that is gone; -1: for ever. 600 unless given, as the kernel has it. */
+  ctrlLossSeconds?: number
   run?: RunProgram
   sysfs?: string
 }
@@ -45,11 +45,13 @@ export class NvmeAttacher implements Attacher {
   readonly #run: RunProgram
   readonly #sysfs: string
   readonly #hostNqn: string
+  readonly #lossSeconds: number
 
-  constructor({ hostNqn, run = runProgram, sysfs = '/sys' }: NvmeOptions) {
+  constructor({ hostNqn, ctrlLossSeconds = 600, run = runProgram, sysfs = '/sys' }: NvmeOptions) {
     this.#run = run
     this.#sysfs = sysfs
     this.#hostNqn = hostNqn
+    this.#lossSeconds = ctrlLossSeconds
   }
 
   async attach(id: string, context: Record<string, string>, signal: AbortSignal): Promise<AttachedDevice> {
@@ -106,12 +108,12 @@ export class NvmeAttacher implements Attacher {
     })
   }
 
-  async #connect({ nqn, address, port, lossSeconds }: Target, signal: AbortSignal): Promise<void> {
+  async #connect({ nqn, address, port }: Target, signal: AbortSignal): Promise<void> {
     // One that connects again counts: a second connection would be refused, or be a second path.
     if ((await this.#find(nqn)) !== undefined) return
     const args = ['connect', '--transport=tcp', `--traddr=${address}`, `--trsvcid=${port}`, `--nqn=${nqn}`]
     args.push(`--hostnqn=${this.#hostNqn}`, `--hostid=${hostIdOf(this.#hostNqn)}`)
-    args.push(`--ctrl-loss-tmo=${lossSeconds}`, `--reconnect-delay=${RECONNECT_SECONDS}`)
+    args.push(`--ctrl-loss-tmo=${this.#lossSeconds}`, `--reconnect-delay=${RECONNECT_SECONDS}`)
     for (let attempt = 1; ; attempt += 1) {
       try {
         await this.#run('nvme', args, { signal, limitMs: COMMAND_LIMIT_MS })
@@ -187,7 +189,7 @@ const isLive = (subsystem: Subsystem | undefined): boolean => subsystem?.control
 
 /** Text that goes to nvme-cli is checked, though no shell reads it: a context is what somebody wrote into a PersistentVolume. */
 function readContext(id: string, context: Record<string, string>): Target {
-  const { nqn, address = '', port = '', nsid = '1', bytes = '0', ctrlLossTmo = String(DEFAULT_LOSS_SECONDS) } = context
+  const { nqn, address = '', port = '', nsid = '1', bytes = '0' } = context
   if (nqn !== nqnOf(id))
     throw failedPrecondition(`volume_context has the NQN "${nqn}", and volume ${id} has ${nqnOf(id)}; it is not attached`)
   if (isIP(address) === 0 && !HOST_NAME.test(address))
@@ -195,7 +197,5 @@ function readContext(id: string, context: Record<string, string>): Target {
   if (!/^\d{1,5}$/.test(port) || Number(port) > 65_535) throw invalidArgument(`volume_context: port "${port}" is no TCP port`)
   if (!/^[1-9]\d{0,9}$/.test(nsid)) throw invalidArgument(`volume_context: nsid "${nsid}" is no namespace`)
   if (!/^\d{1,16}$/.test(bytes)) throw invalidArgument(`volume_context: bytes "${bytes}" is no size`)
-  if (!/^(-1|\d{1,6})$/.test(ctrlLossTmo))
-    throw invalidArgument(`volume_context: ctrlLossTmo "${ctrlLossTmo}" is no number of seconds, nor -1`)
-  return { nqn, address, port, nsid: Number(nsid), bytes: Number(bytes), lossSeconds: Number(ctrlLossTmo) }
+  return { nqn, address, port, nsid: Number(nsid), bytes: Number(bytes) }
 }

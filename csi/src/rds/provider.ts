@@ -7,7 +7,7 @@
  */
 import { posix } from 'node:path'
 import type { Logger } from 'pino'
-import { aborted, alreadyExists, failedPrecondition, internal, notFound } from '../errors.ts'
+import { aborted, alreadyExists, failedPrecondition, internal, invalidArgument, notFound } from '../errors.ts'
 import { isSnapshotId, isVolumeId, nqnOf } from '../ids.ts'
 import type { Capacity, Snapshot, Volume, VolumeProvider, VolumeWish } from '../provider.ts'
 import type { Values } from './command.ts'
@@ -21,6 +21,8 @@ import { SshSession, type Transport } from './session.ts'
 const DEFAULT_NVME_PORT = 4420
 /** Sectors of a file disk, as RouterOS prints them (`sector-size=512`). */
 const SECTOR_BYTES = 512n
+/** Parameters of a StorageClass that begin so are the sidecars'. */
+const FOREIGN_PARAMETER = /^csi\.storage\.k8s\.io\//
 
 /** What tests put in the place of the network and of time. */
 export interface RdsParts {
@@ -73,7 +75,8 @@ export class RdsProvider implements VolumeProvider {
     await this.#transport.close()
   }
 
-  createVolume(wish: VolumeWish, signal: AbortSignal): Promise<Volume> {
+  async createVolume(wish: VolumeWish, signal: AbortSignal): Promise<Volume> {
+    checkParameters(wish.parameters)
     const bytes = roundedUp(wish.bytes)
     return this.#retrying(signal, async () => {
       const there = await this.#router.disk(wish.id, signal)
@@ -272,7 +275,8 @@ export class RdsProvider implements VolumeProvider {
   }
 
   /** What is free, and never more than what is not promised to a volume yet: images may be sparse. */
-  async capacity(_parameters: Record<string, string>, signal: AbortSignal): Promise<Capacity> {
+  async capacity(parameters: Record<string, string>, signal: AbortSignal): Promise<Capacity> {
+    checkParameters(parameters)
     return this.#retrying(signal, async () => {
       const pool = await this.#pool(signal)
       const inPool = `/${this.#mountPoint}/`
@@ -392,6 +396,13 @@ export class RdsProvider implements VolumeProvider {
       return run()
     })
   }
+}
+
+/** A parameter that nobody reads is refused: it would be an unsaid default. */
+function checkParameters(parameters: Record<string, string>): void {
+  const unknown = Object.keys(parameters).find((name) => !FOREIGN_PARAMETER.test(name))
+  if (unknown === undefined) return
+  throw invalidArgument(`parameter "${unknown}" is not known; a StorageClass of rds has none, its settings are the driver's`)
 }
 
 const roundedUp = (bytes: bigint): bigint => ((bytes + SECTOR_BYTES - 1n) / SECTOR_BYTES) * SECTOR_BYTES

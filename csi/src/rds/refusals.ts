@@ -21,7 +21,7 @@ const TABLE: [pattern: RegExp, make: Make, advice: string][] = [
   [/no such item/i, notFound, 'it is gone already'],
   [/already|file exists/i, alreadyExists, 'something else has this name'],
   [/compression only available for btrfs/i, invalidArgument, 'leave compression off'],
-  [/invalid value|does not match any value/i, invalidArgument, "see the StorageClass's parameters"],
+  [/invalid value|does not match any value/i, invalidArgument, 'see the section rds of the configuration'],
   [/bad command name/i, failedPrecondition, `it needs RouterOS ${NEEDED_VERSION} or later with the package rose-storage`],
   [/expected end of command|unknown parameter/i, failedPrecondition, `it needs RouterOS ${NEEDED_VERSION} or later`],
   [/syntax error/i, internal, 'this is an error of the driver: please report it'],

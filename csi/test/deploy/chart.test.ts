@@ -31,7 +31,7 @@ const SETS: Record<string, string[]> = {
     'storageClass.default=true',
     'storageClass.fsType=xfs',
     'storageClass.mountOptions={noatime,discard}',
-    'storageClass.parameters.ctrlLossTmo="-1"',
+    'rds.ctrlLossTmo=-1',
     'imagePullSecrets[0].name=pull',
     'image.tag=1.2.3',
   ],
@@ -77,6 +77,7 @@ test.serial('values that cannot be meant are refused', (t) => {
     'rds.port=0',
     'rds.basePath=raid10',
     'rds.password=x',
+    'rds.ctrlLossTmo=-2',
     'storageClass.fsType=ntfs',
     'sidecars.attacher=latest',
     'controler.replicas=2',
@@ -100,6 +101,13 @@ test.serial('rds: the controller has no more rights than its sidecars need, a no
   }
   const rules = JSON.stringify(manifests.filter(({ kind }) => kind === 'ClusterRole'))
   t.notRegex(rules, /"\*"|secrets/)
+})
+
+test.serial('rds: nodes wait for a router that is gone for as long as they are told', (t) => {
+  const argsOf = (manifests: Manifest[]): string[] => podOf(manifests.find(({ kind }) => kind === 'DaemonSet')!).containers[0]!.args
+  t.true(argsOf(made('rds.ctrlLossTmo=-1')).includes('--ctrl-loss-tmo=-1'))
+  t.true(argsOf(made()).includes('--ctrl-loss-tmo=600'))
+  t.false(argsOf(made('provider=ublk')).some((argument) => argument.startsWith('--ctrl-loss-tmo')))
 })
 
 test.serial('rds: the fence needs attaching and its sidecar; without it there is neither', (t) => {

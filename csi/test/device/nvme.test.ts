@@ -22,7 +22,7 @@ const FOREIGN = 'nqn.2014-08.org.example:disk-of-the-node'
 const BYTES = 64 << 20
 const { signal } = new AbortController()
 const exporter = new NvmetExporter()
-const attacher = new NvmeAttacher({ hostNqn: HOST })
+const attacher = new NvmeAttacher({ hostNqn: HOST, ctrlLossSeconds: -1 })
 const node: NodeParts = { nodeId: 'node-1', maxVolumes: 0, attacher, mounts: new Mounts(), tools: new Tools(), topology: null }
 
 test.before(() => {
@@ -43,7 +43,6 @@ const contextOf = (id: string, port: number): Record<string, string> => ({
   address: '127.0.0.1',
   port: String(port),
   bytes: String(BYTES),
-  ctrlLossTmo: '-1',
 })
 
 /** The server is gone from the network: who was connected is cut off, and nobody listens any more. */

@@ -63,6 +63,24 @@ test('the same name with another size or source is taken', async (t) => {
   await refused(t, provider.createVolume(wishOf('one', { source }), soon()), status.ALREADY_EXISTS, /another source/)
 })
 
+test('a parameter that is not known is refused, and those of the sidecars are not ours to judge', async (t) => {
+  const { router, provider } = await lab(t)
+  const metadata = { 'csi.storage.k8s.io/pvc/name': 'claim' }
+  for (const name of ['ctrlLossTmo', 'fence']) {
+    const parameters = { ...metadata, [name]: '1' }
+    await refused(
+      t,
+      provider.createVolume(wishOf('one', { parameters }), soon()),
+      status.INVALID_ARGUMENT,
+      new RegExp(`"${name}" is not known`),
+    )
+    await refused(t, provider.capacity(parameters, soon()), status.INVALID_ARGUMENT, new RegExp(`"${name}" is not known`))
+  }
+  t.deepEqual(router.machine.disks, [])
+  await provider.createVolume(wishOf('one', { parameters: metadata }), soon())
+  t.true((await provider.capacity(metadata, soon())).available > 0n)
+})
+
 test('data of a finished volume stays when its creation is asked for again, and its export is put right', async (t) => {
   const { router, exporter, provider } = await lab(t)
   const { id } = await provider.createVolume(wishOf('one'), soon())

@@ -7,8 +7,17 @@ import { type Config, readConfig, UsageError } from '../../src/config.ts'
 const NODE = ['--mode', 'all', '--provider', 'ublk', '--endpoint', 'unix:///csi/csi.sock', '--node-id', 'node-1']
 
 test('flags become a configuration', (t) => {
-  const config = readConfig([...NODE, '--metrics', '[::1]:9809', '--max-volumes', '8', '--socket', '/s']) as Config
-  t.like(config, { mode: 'all', provider: 'ublk', endpoint: '/csi/csi.sock', nodeId: 'node-1', maxVolumes: 8, socket: '/s' })
+  const config = readConfig([...NODE, '--metrics', '[::1]:9809', '--max-volumes', '8', '--socket', '/s', '--ctrl-loss-tmo=-1']) as Config
+  t.like(config, {
+    mode: 'all',
+    provider: 'ublk',
+    endpoint: '/csi/csi.sock',
+    nodeId: 'node-1',
+    maxVolumes: 8,
+    socket: '/s',
+    ctrlLossSeconds: -1,
+  })
+  t.is((readConfig(NODE) as Config).ctrlLossSeconds, 600)
   t.deepEqual(config.metrics, { host: '::1', port: 9809 })
   t.is((readConfig(['--mode', 'daemon', '--pool', '/p']) as Config).provider, 'ublk')
   t.is(readConfig(['--help']), 'help')
@@ -28,6 +37,8 @@ const REFUSED: Array<[string[], RegExp]> = [
   [[...NODE, '--metrics', '9809'], /HOST:PORT/],
   [[...NODE, '--metrics', 'a:99999'], /HOST:PORT/],
   [[...NODE, '--max-volumes', '-1'], /max-volumes/],
+  [[...NODE, '--ctrl-loss-tmo=-2'], /--ctrl-loss-tmo "-2" is neither/],
+  [[...NODE, '--ctrl-loss-tmo', 'soon'], /--ctrl-loss-tmo "soon" is neither/],
   [[...NODE, '--log-level', 'loud'], /--log-level "loud"/],
   [[...NODE, '--pol', '/p'], /--pol/],
   [[...NODE, '--config', '/nowhere'], /--config \/nowhere cannot be read/],
