@@ -4,9 +4,9 @@
  * Who may take the path is decided by a name in the kernel's abstract namespace, which vanishes with its process: two that start at the
  * same time cannot both find the other's file stale and remove it.
  */
-import { chmod, lstat, unlink } from 'node:fs/promises'
+import { chmod, lstat, stat, unlink } from 'node:fs/promises'
 import { connect, createServer, type Server } from 'node:net'
-import { resolve } from 'node:path'
+import { basename, dirname } from 'node:path'
 import { failedPrecondition } from './errors.ts'
 
 export interface ClaimedPath {
@@ -16,7 +16,9 @@ export interface ClaimedPath {
 
 /** Claims `path` and removes a stale socket there. Throws FAILED_PRECONDITION when somebody serves it, or when it is no socket. */
 export async function claimSocketPath(path: string): Promise<ClaimedPath> {
-  const claim = await claimName(`ublk-csi:${resolve(path)}`, `another ublk-csi serves ${path}; stop it first`)
+  // Containers that share the host's network see different directories under one path.
+  const { dev, ino } = await stat(dirname(path), { bigint: true })
+  const claim = await claimName(`ublk-csi:${dev}:${ino}/${basename(path)}`, `another ublk-csi serves ${path}; stop it first`)
   try {
     await removeStale(path)
   } catch (error) {

@@ -47,8 +47,12 @@ function made(...set: string[]): Manifest[] {
   return parseAllDocuments(stdout).flatMap((document) => (document.toJS() as Manifest | null) ?? [])
 }
 
-const podOf = (manifest: Manifest): { containers: Container[]; automountServiceAccountToken?: boolean } =>
-  (manifest as unknown as { spec: { template: { spec: { containers: Container[] } } } }).spec.template.spec
+interface Pod {
+  containers: Container[]
+  hostNetwork?: boolean
+  automountServiceAccountToken?: boolean
+}
+const podOf = (manifest: Manifest): Pod => (manifest as unknown as { spec: { template: { spec: Pod } } }).spec.template.spec
 
 for (const [name, set] of Object.entries(SETS)) {
   test.serial(`${name}: helm lint, and kubeconform -strict`, (t) => {
@@ -132,6 +136,14 @@ test.serial('ublk: each node provisions for itself, and the daemon is never roll
   )
   t.deepEqual((daemon as unknown as { spec: { updateStrategy: unknown } }).spec.updateStrategy, { type: 'OnDelete' })
   t.true(podOf(daemon!).containers[0]!.args.includes('--mode=daemon'))
+})
+
+test.serial('who claims a socket or a pool claims it among all of the node', (t) => {
+  for (const provider of ['rds', 'ublk']) {
+    const pods = made(`provider=${provider}`).filter(({ kind }) => kind === 'DaemonSet')
+    t.is(pods.length, provider === 'rds' ? 1 : 2)
+    for (const pod of pods) t.true(podOf(pod).hostNetwork, pod.metadata.name)
+  }
 })
 
 test.serial('volumes wait for their first consumer, with either provider', (t) => {
