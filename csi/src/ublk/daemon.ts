@@ -10,6 +10,7 @@ import { status } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { CsiError, invalidArgument } from '../errors.ts'
 import { claimName, claimSocketPath, listenPrivately } from '../socket.ts'
+import { loadDriver } from './driver.ts'
 import { Pool } from './pool.ts'
 import { type AnswerLine, type OperationName, type RequestLine, readLine } from './protocol.ts'
 
@@ -24,6 +25,7 @@ export async function runDaemon({ pool: directory, socket }: { pool: string; soc
   await claimName(`ublk-csi-pool:${await realpath(directory)}`, `another daemon serves the pool ${directory}; stop it first`)
   await mkdir(dirname(socket), { recursive: true, mode: 0o700 })
   await claimSocketPath(socket)
+  await loadDriver()
   const pool = await Pool.open(directory, log)
   const server = createServer({ allowHalfOpen: true }, (connection) => void answer(connection, pool, log))
   await listenPrivately(server, socket)

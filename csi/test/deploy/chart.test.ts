@@ -13,6 +13,7 @@ interface Container {
   image: string
   args: string[]
   securityContext: { privileged?: boolean }
+  volumeMounts: { name: string; mountPath: string; readOnly?: boolean; mountPropagation?: string }[]
 }
 interface Manifest {
   kind: string
@@ -48,6 +49,7 @@ function made(...set: string[]): Manifest[] {
 }
 
 interface Pod {
+  volumes: { name: string; hostPath?: { path: string } }[]
   containers: Container[]
   hostNetwork?: boolean
   automountServiceAccountToken?: boolean
@@ -136,6 +138,21 @@ test.serial('ublk: each node provisions for itself, and the daemon is never roll
   )
   t.deepEqual((daemon as unknown as { spec: { updateStrategy: unknown } }).spec.updateStrategy, { type: 'OnDelete' })
   t.true(podOf(daemon!).containers[0]!.args.includes('--mode=daemon'))
+})
+
+/** How the first container of a pod sees a path of its node. */
+function seen(pod: Pod, path: string): Omit<Container['volumeMounts'][number], 'name'> | undefined {
+  const { name } = pod.volumes.find(({ hostPath }) => hostPath?.path === path) ?? {}
+  const { name: _, ...mount } = pod.containers[0]!.volumeMounts.find((each) => each.name === name) ?? { name: '', mountPath: '' }
+  return mount.mountPath === '' ? undefined : mount
+}
+const podNamed = (manifests: Manifest[], wanted: string): Pod =>
+  podOf(manifests.find(({ kind, metadata }) => kind === 'DaemonSet' && metadata.name === wanted)!)
+
+test.serial('who loads a module of the kernel sees the modules of its node', (t) => {
+  const modules = { mountPath: '/lib/modules', readOnly: true }
+  t.deepEqual(seen(podNamed(made(), 'it-node'), '/lib/modules'), modules)
+  t.deepEqual(seen(podNamed(made('provider=ublk'), 'it-daemon'), '/lib/modules'), modules)
 })
 
 test.serial('who claims a socket or a pool claims it among all of the node', (t) => {
