@@ -109,6 +109,29 @@ test.serial('rds: the controller has no more rights than its sidecars need, a no
   t.notRegex(rules, /"\*"|secrets/)
 })
 
+/** What the cluster's roles let their accounts do with a resource. */
+function verbsOf(manifests: Manifest[], group: string, resource: string): string[] {
+  const roles = manifests.filter(({ kind }) => kind === 'ClusterRole') as unknown as {
+    rules: { apiGroups: string[]; resources: string[]; verbs: string[] }[]
+  }[]
+  const rules = roles.flatMap((role) => role.rules).filter((rule) => rule.apiGroups.includes(group) && rule.resources.includes(resource))
+  return [...new Set(rules.flatMap(({ verbs }) => verbs))].sort()
+}
+
+test.serial('rds: the resizer is not told to watch what it has no right to', (t) => {
+  const manifests = made()
+  const { args } = podOf(manifests.find(({ kind }) => kind === 'Deployment')!).containers.find(({ name }) => name === 'resizer')!
+  t.deepEqual([args.includes('--handle-volume-inuse-error=false'), verbsOf(manifests, '', 'pods')], [true, []])
+})
+
+test.serial('who provisions may read classes of attributes, and hold a snapshot that is being restored', (t) => {
+  for (const provider of ['rds', 'ublk']) {
+    const manifests = made(`provider=${provider}`)
+    t.deepEqual(verbsOf(manifests, 'storage.k8s.io', 'volumeattributesclasses'), ['get', 'list', 'watch'], provider)
+    t.deepEqual(verbsOf(manifests, 'snapshot.storage.k8s.io', 'volumesnapshots'), ['get', 'list', 'update', 'watch'], provider)
+  }
+})
+
 test.serial('rds: nodes wait for a router that is gone for as long as they are told', (t) => {
   const argsOf = (manifests: Manifest[]): string[] => podOf(manifests.find(({ kind }) => kind === 'DaemonSet')!).containers[0]!.args
   t.true(argsOf(made('rds.ctrlLossTmo=-1')).includes('--ctrl-loss-tmo=-1'))

@@ -71,8 +71,9 @@ livenessProbe:
 - { apiGroups: [''], resources: [persistentvolumeclaims], verbs: [get, list, watch, update] }
 - { apiGroups: [''], resources: [events], verbs: [create, patch, list, watch, update] }
 - { apiGroups: [''], resources: [nodes], verbs: [get, list, watch] }
-- { apiGroups: [storage.k8s.io], resources: [storageclasses, csinodes, volumeattachments], verbs: [get, list, watch] }
-- { apiGroups: [snapshot.storage.k8s.io], resources: [volumesnapshots, volumesnapshotcontents], verbs: [get, list] }
+- { apiGroups: [storage.k8s.io], resources: [storageclasses, csinodes, volumeattachments, volumeattributesclasses], verbs: [get, list, watch] }
+- { apiGroups: [snapshot.storage.k8s.io], resources: [volumesnapshots], verbs: [get, list, watch, update] }
+- { apiGroups: [snapshot.storage.k8s.io], resources: [volumesnapshotcontents], verbs: [get, list] }
 {{- end }}
 {{- define "ublk-csi.snapshotterRules" -}}
 - { apiGroups: [snapshot.storage.k8s.io], resources: [volumesnapshotclasses], verbs: [get, list, watch] }
