@@ -178,6 +178,13 @@ test.serial('who loads a module of the kernel sees the modules of its node', (t)
   t.deepEqual(seen(podNamed(made('provider=ublk'), 'it-daemon'), '/lib/modules'), modules)
 })
 
+test.serial('ublk: the daemon sees what the node mounts, also later, and mounts nothing there itself', (t) => {
+  for (const directory of ['/var/lib/kubelet', '/var/lib/k0s/kubelet']) {
+    const daemon = podNamed(made('provider=ublk', `kubeletDirectory=${directory}`), 'it-daemon')
+    t.deepEqual(seen(daemon, directory), { mountPath: directory, mountPropagation: 'HostToContainer' })
+  }
+})
+
 test.serial('who claims a socket or a pool claims it among all of the node', (t) => {
   for (const provider of ['rds', 'ublk']) {
     const pods = made(`provider=${provider}`).filter(({ kind }) => kind === 'DaemonSet')
