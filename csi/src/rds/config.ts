@@ -22,19 +22,27 @@ export interface RdsConfig {
   readonly nvmePort?: number
   /** `off` lets every host connect to every volume; by default one node at a time, where the router can tell hosts apart. */
   readonly fence?: 'allow-host-name' | 'off'
+  /** Volumes may promise more than the pool has, where images are sparse: who writes more than there is gets errors. Off unless given. */
+  readonly overcommit?: boolean
   /** Limit of one command; a copy of data may take as long as the call has. */
   readonly commandTimeoutMs?: number
 }
 
 const TEXTS = ['address', 'user', 'privateKeyFile', 'hostKey', 'basePath', 'nvmeAddress', 'fence'] as const
 const NUMBERS = ['port', 'nvmePort', 'commandTimeoutMs'] as const
+const BOOLEANS = ['overcommit'] as const
+const TYPES = new Map<string, string>([
+  ...TEXTS.map((key) => [key, 'string'] as const),
+  ...NUMBERS.map((key) => [key, 'number'] as const),
+  ...BOOLEANS.map((key) => [key, 'boolean'] as const),
+])
 const NEEDED = ['address', 'user', 'privateKeyFile', 'hostKey', 'basePath'] as const
 
 /** Reads the section `rds` of a configuration. @throws {CsiError} INVALID_ARGUMENT naming the field */
 export function checkedConfig(section: RdsConfig | Record<string, unknown>): RdsConfig {
   for (const [key, value] of Object.entries(section)) {
-    const type = (TEXTS as readonly string[]).includes(key) ? 'string' : (NUMBERS as readonly string[]).includes(key) ? 'number' : undefined
-    if (type === undefined) throw invalidArgument(`rds.${key} is no setting; there are ${[...TEXTS, ...NUMBERS].join(', ')}`)
+    const type = TYPES.get(key)
+    if (type === undefined) throw invalidArgument(`rds.${key} is no setting; there are ${[...TYPES.keys()].join(', ')}`)
     if (typeof value !== type) throw invalidArgument(`rds.${key} must be a ${type}`)
   }
   const config = section as RdsConfig

@@ -7,9 +7,10 @@
  */
 import { posix } from 'node:path'
 import type { Logger } from 'pino'
-import { aborted, alreadyExists, failedPrecondition, internal, invalidArgument, notFound } from '../errors.ts'
+import { aborted, alreadyExists, failedPrecondition, internal, invalidArgument, notFound, resourceExhausted } from '../errors.ts'
 import { isSnapshotId, isVolumeId, nqnOf } from '../ids.ts'
 import type { Capacity, Snapshot, Volume, VolumeProvider, VolumeWish } from '../provider.ts'
+import { unlessAborted } from './abort.ts'
 import type { Values } from './command.ts'
 import { checkedConfig, type RdsConfig } from './config.ts'
 import { Copies } from './copies.ts'
@@ -42,6 +43,8 @@ export class RdsProvider implements VolumeProvider {
   readonly #delaysMs: readonly number[]
   readonly #now: () => Date
   readonly #log: RdsParts['log']
+  /** Creations and expansions wait for each other where they look at the room that is left and take of it. */
+  #lastClaim: Promise<unknown> = Promise.resolve()
 
   /** @param section `rds` of the configuration file, as it is */
   constructor(section: RdsConfig | Record<string, unknown>, parts: RdsParts = {}) {
@@ -120,7 +123,7 @@ export class RdsProvider implements VolumeProvider {
       'mount-filesystem': 'no',
       'nvme-tcp-export': 'no',
     } as const
-    await this.#router.add(values, signal)
+    await this.#claim(id, bytes, () => this.#router.add(values, signal), signal)
     const made = await this.#router.disk(slot, signal)
     if (!made) throw internal(`the router added the disk ${slot} and does not list it; see its log`)
     this.#compare(made, values)
@@ -274,22 +277,41 @@ export class RdsProvider implements VolumeProvider {
     }
   }
 
-  /** What is free, and never more than what is not promised to a volume yet: images may be sparse. */
   async capacity(parameters: Record<string, string>, signal: AbortSignal): Promise<Capacity> {
     checkParameters(parameters)
-    return this.#retrying(signal, async () => {
-      const pool = await this.#pool(signal)
-      const inPool = `/${this.#mountPoint}/`
-      const promised = (await this.#router.disks(signal)).reduce(
-        (sum, { path, bytes }) => (path.startsWith(inPool) ? sum + (bytes ?? 0n) : sum),
-        0n,
-      )
-      const unpromised = pool.bytes - promised
-      let available = pool.free
-      if (unpromised < available) available = unpromised
-      if (available < 0n) available = 0n
-      return { available, largestVolume: available }
+    const available = await this.#retrying(signal, () => this.#available(signal))
+    return { available, largestVolume: available }
+  }
+
+  /** What is free, and, unless more may be promised than there is, never more than what is not promised: images may be sparse. */
+  async #available(signal: AbortSignal): Promise<bigint> {
+    const { bytes: all, free } = await this.#pool(signal)
+    if (this.#config.overcommit) return free
+    const inPool = `/${this.#mountPoint}/`
+    const promised = (await this.#router.disks(signal)).reduce(
+      (sum, { path, bytes }) => (path.startsWith(inPool) ? sum + (bytes ?? 0n) : sum),
+      0n,
+    )
+    let available = all - promised
+    if (free < available) available = free
+    return available < 0n ? 0n : available
+  }
+
+  /** Takes room of the pool, if there is as much. */
+  #claim(id: string, bytes: bigint, take: () => Promise<void>, signal: AbortSignal): Promise<void> {
+    // What the router does not have it refuses itself.
+    if (this.#config.overcommit) return take()
+    const claim = this.#lastClaim.then(async () => {
+      const available = await this.#available(signal)
+      if (bytes > available) {
+        throw resourceExhausted(
+          `${id} needs ${bytes} more bytes, and the pool ${this.#mountPoint} has ${available} that are not promised; add disks to it, delete volumes, or set rds.overcommit`,
+        )
+      }
+      await take()
     })
+    this.#lastClaim = claim.catch(() => undefined)
+    return unlessAborted(claim, signal, 'the time of the call was over')
   }
 
   async expandVolume(id: string, bytes: bigint, signal: AbortSignal): Promise<Volume> {
@@ -297,7 +319,7 @@ export class RdsProvider implements VolumeProvider {
     return this.#retrying(signal, async () => {
       const disk = await this.#existing(id, signal)
       if (disk.bytes >= wished) return this.#volumeOf(disk)
-      await this.#router.set(id, { 'file-size': wished }, signal)
+      await this.#claim(id, wished - disk.bytes, () => this.#router.set(id, { 'file-size': wished }, signal), signal)
       const grown = await this.#existing(id, signal)
       this.#compare(grown, { 'file-size': wished })
       return this.#volumeOf(grown)

@@ -1,7 +1,8 @@
 /** The chart, with several sets of values: it lints, what it makes fits Kubernetes' schemas, and says what it should. */
 import { type SpawnSyncReturns, spawnSync } from 'node:child_process'
 import test from 'ava'
-import { parseAllDocuments } from 'yaml'
+import { parse, parseAllDocuments } from 'yaml'
+import { checkedConfig } from '../../src/rds/config.ts'
 
 const CHART = new URL('../../deploy/helm/ublk-csi', import.meta.url).pathname
 const script = (name: string): string => new URL(`../../scripts/${name}`, import.meta.url).pathname
@@ -33,6 +34,7 @@ const SETS: Record<string, string[]> = {
     'storageClass.fsType=xfs',
     'storageClass.mountOptions={noatime,discard}',
     'rds.ctrlLossTmo=-1',
+    'rds.overcommit=true',
     'imagePullSecrets[0].name=pull',
     'image.tag=1.2.3',
   ],
@@ -137,6 +139,12 @@ test.serial('rds: nodes wait for a router that is gone for as long as they are t
   t.true(argsOf(made('rds.ctrlLossTmo=-1')).includes('--ctrl-loss-tmo=-1'))
   t.true(argsOf(made()).includes('--ctrl-loss-tmo=600'))
   t.false(argsOf(made('provider=ublk')).some((argument) => argument.startsWith('--ctrl-loss-tmo')))
+})
+
+test.serial('rds: the driver takes the configuration that the chart writes', (t) => {
+  const configMap = made('rds.overcommit=true').find(({ kind }) => kind === 'ConfigMap') as unknown as { data: Record<string, string> }
+  const { rds } = parse(configMap.data['config.yaml']!) as { rds: Record<string, unknown> }
+  t.like(checkedConfig(rds), { address: 'router.example.org', port: 22, fence: 'allow-host-name', overcommit: true })
 })
 
 test.serial('rds: the fence needs attaching and its sidecar; without it there is neither', (t) => {

@@ -280,27 +280,54 @@ test('what a dead driver left half made is begun again', async (t) => {
   t.is(router.machine.files().length, 1)
 })
 
-test('capacity of a pool whose images are sparse is what is not promised yet', async (t) => {
-  const { provider } = await lab(t, { poolBytes: Number(10n * GIB), sparse: true })
-  await provider.createVolume(wishOf('one', { bytes: 4n * GIB }), soon())
+test('no more is promised of a pool whose images are sparse than it has', async (t) => {
+  const { router, provider } = await lab(t, { poolBytes: Number(10n * GIB), sparse: true })
+  const { id } = await provider.createVolume(wishOf('one', { bytes: 4n * GIB }), soon())
+  const available = async (): Promise<bigint> => (await provider.capacity({}, soon())).available
+  t.is(await available(), 6n * GIB)
+  const two = wishOf('two', { bytes: 6n * GIB + 1n })
+  await refused(
+    t,
+    provider.createVolume(two, soon()),
+    status.RESOURCE_EXHAUSTED,
+    /needs 6442451456 more bytes.* has 6442450944 .*overcommit/,
+  )
+  await refused(t, provider.expandVolume(id, 10n * GIB + 1n, soon()), status.RESOURCE_EXHAUSTED, /needs 6442451456 more bytes/)
+  t.deepEqual([router.machine.disks.length, router.machine.files().length, await available()], [1, 1, 6n * GIB])
+  await provider.expandVolume(id, 7n * GIB, soon())
+  await refused(t, provider.createSnapshot(snapshotId('s'), id, soon()), status.RESOURCE_EXHAUSTED, /not promised/)
+  await provider.createVolume(wishOf('three', { bytes: 3n * GIB }), soon())
+  t.is(await available(), 0n)
+})
+
+test('volumes that are made at the same time do not take the same room', async (t) => {
+  const { router, provider } = await lab(t, { poolBytes: Number(10n * GIB), sparse: true })
+  const wishes = Array.from({ length: 5 }, (_, at) => wishOf(`volume ${at}`, { bytes: 4n * GIB }))
+  const made = await Promise.allSettled(wishes.map((wish) => provider.createVolume(wish, soon())))
+  t.is(made.filter((result) => result.status === 'fulfilled').length, 2)
+  t.is(router.machine.disks.length, 2)
+})
+
+test('with overcommit more is promised than there is, and the capacity is what is free', async (t) => {
+  const { provider } = await lab(t, { poolBytes: Number(10n * GIB), sparse: true }, { overcommit: true })
+  const { id } = await provider.createVolume(wishOf('one', { bytes: 4n * GIB }), soon())
   await provider.createVolume(wishOf('two', { bytes: 8n * GIB }), soon())
-  t.is((await provider.capacity({}, soon())).available, 0n)
-  await provider.deleteVolume(volumeId('two'), soon())
-  t.is((await provider.capacity({}, soon())).available, 6n * GIB)
+  t.is((await provider.expandVolume(id, 9n * GIB, soon())).bytes, 9n * GIB)
+  t.deepEqual(await provider.capacity({}, soon()), { available: 10n * GIB, largestVolume: 10n * GIB })
 })
 
 test('capacity is what is free and not promised; a volume too large is refused as such', async (t) => {
-  const { provider, router } = await lab(t, { poolBytes: Number(10n * GIB) })
+  const { provider, router, another } = await lab(t, { poolBytes: Number(10n * GIB) })
   t.is((await provider.capacity({}, soon())).available, 10n * GIB)
   await provider.createVolume(wishOf('one', { bytes: 4n * GIB }), soon())
   t.deepEqual(await provider.capacity({}, soon()), { available: 6n * GIB, largestVolume: 6n * GIB })
-  await refused(
-    t,
-    provider.createVolume(wishOf('two', { bytes: 7n * GIB }), soon()),
-    status.RESOURCE_EXHAUSTED,
-    /not enough space.*delete volumes/,
-  )
-  await refused(t, provider.expandVolume(volumeId('one'), 11n * GIB, soon()), status.RESOURCE_EXHAUSTED, /not enough space/)
+  const two = wishOf('two', { bytes: 7n * GIB })
+  await refused(t, provider.createVolume(two, soon()), status.RESOURCE_EXHAUSTED, /6442450944 that are not promised.*delete volumes/)
+  await refused(t, provider.expandVolume(volumeId('one'), 11n * GIB, soon()), status.RESOURCE_EXHAUSTED, /not promised/)
+  // What the router itself finds too much is told in its words.
+  const daring = another({ overcommit: true })
+  await refused(t, daring.createVolume(two, soon()), status.RESOURCE_EXHAUSTED, /not enough space.*delete volumes/)
+  await refused(t, daring.expandVolume(volumeId('one'), 11n * GIB, soon()), status.RESOURCE_EXHAUSTED, /not enough space/)
   t.is(router.machine.disks.length, 1)
 })
 

@@ -111,6 +111,7 @@ test('a configuration with a hole is refused by the name of the field', async (t
     [{ user: 'admin+x y' }, /rds\.user/],
     [{ port: 70_000 }, /rds\.port/],
     [{ fence: 'on' as 'off' }, /rds\.fence/],
+    [{ overcommit: 'yes' as unknown as boolean }, /rds\.overcommit must be a boolean/],
     [{ address: 7 as unknown as string }, /rds\.address must be a string/],
     [{ hostkey: 'x' } as object, /rds\.hostkey is no setting; there are address/],
   ] as const) {
