@@ -8,8 +8,8 @@ export class ConnectionLost extends Error {}
 /** The reply cannot be read: a line of the log, or of another console, may have come between. */
 export class UnreadableReply extends Error {}
 
-/** Before each retry; as many retries as there are delays. */
-export const RETRY_DELAYS_MS: readonly number[] = [1_000, 2_000, 4_000, 8_000, 16_000]
+/** Before each retry; as many retries as there are delays, so five attempts. */
+export const RETRY_DELAYS_MS: readonly number[] = [1_000, 2_000, 4_000, 8_000]
 
 /** @throws {CsiError} UNAVAILABLE after the last retry, DEADLINE_EXCEEDED when the call's time is over before */
 export async function retrying<T>(signal: AbortSignal, delaysMs: readonly number[], attempt: () => Promise<T>): Promise<T> {

@@ -7,6 +7,7 @@ import { volumeId } from '../../src/ids.ts'
 import type { VolumeWish } from '../../src/provider.ts'
 import type { RdsConfig } from '../../src/rds/config.ts'
 import { RdsProvider } from '../../src/rds/provider.ts'
+import { RETRY_DELAYS_MS } from '../../src/rds/retry.ts'
 import { NoExporter } from '../routeros/exporter.ts'
 import { keyIn } from '../routeros/keys.ts'
 import { type RouterOptions, TestRouter } from '../routeros/server.ts'
@@ -25,7 +26,7 @@ export interface Lab {
 
 export const GIB = 2n ** 30n
 /** The pauses are as many as in earnest, and short. */
-const DELAYS_MS = [1, 2, 4, 8, 16]
+const DELAYS_MS = RETRY_DELAYS_MS.map((delayMs) => delayMs / 100)
 
 export async function lab(t: ExecutionContext, options: Partial<RouterOptions> = {}, change: Partial<RdsConfig> = {}): Promise<Lab> {
   const directory = mkdtempSync(join(tmpdir(), 'ublk-csi-rds-'))

@@ -29,7 +29,7 @@ test('its volumes are there after kill -9, and faults are armed by a file', asyn
   const directory = mkdtempSync(join(tmpdir(), 'ublk-csi-router-'))
   let child = await started(directory, '127.0.0.1:0')
   const { rds } = parse(readFileSync(join(directory, 'rds.yaml'), 'utf8')) as { rds: Record<string, unknown> }
-  const provider = new RdsProvider(rds, { retryDelaysMs: [50, 100, 200, 400, 800] })
+  const provider = new RdsProvider(rds, { retryDelaysMs: [100, 400, 1_000, 5_000] })
   t.teardown(async () => {
     await provider.close()
     await killed(child, 'SIGTERM')

@@ -355,7 +355,7 @@ const RETRIED: [string, Fault][] = [
   ['the connection is lost before the command', { kind: 'drop-before', match: '/disk add' }],
   ['the connection is lost after the command', { kind: 'drop-after', match: '/disk add' }],
   ['the connection is lost after the export', { kind: 'drop-after', match: '/disk set' }],
-  ['the connection is lost at every command', { kind: 'drop-after', times: 4 }],
+  ['the connection is lost at every command', { kind: 'drop-after', times: 3 }],
   ['the reply is cut', { kind: 'malformed', match: '/disk add' }],
   ['a list is cut', { kind: 'malformed', match: 'print' }],
   ['log lines come in between', { kind: 'interleaved', times: 100 }],
@@ -394,14 +394,15 @@ test('no space and a busy disk are told at once, and what was left is taken up b
   t.deepEqual(router.machine.files(), [])
 })
 
-test('five retries and no more; then it is told that the router is out of reach', async (t) => {
+test('five attempts and no more; then it is told that the router is out of reach', async (t) => {
   const { router, provider } = await lab(t)
   await provider.probe(soon())
   router.faults.arm({ kind: 'drop-before', times: 1000 })
   const before = router.scripts.length
-  await refused(t, provider.createVolume(wishOf('one'), soon()), status.UNAVAILABLE, /6 attempts failed/)
+  await refused(t, provider.createVolume(wishOf('one'), soon()), status.UNAVAILABLE, /5 attempts failed/)
+  // One may end before it reaches the router: the connection of the one before is still closing.
   const attempts = router.scripts.length - before
-  t.true(attempts > 1 && attempts <= 6)
+  t.true(attempts > 1 && attempts <= 5)
 })
 
 test('the deadline of a call holds while the router is slow and while retries wait', async (t) => {

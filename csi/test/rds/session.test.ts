@@ -53,7 +53,7 @@ test('a file that holds no key is told by its name, at once', async (t) => {
 test('a router that is not there is tried again, and then told', async (t) => {
   const { router, provider } = await lab(t)
   await router.stop()
-  const error = await t.throwsAsync(provider.probe(soon()), { instanceOf: CsiError, message: /no SSH connection.*6 attempts/ })
+  const error = await t.throwsAsync(provider.probe(soon()), { instanceOf: CsiError, message: /no SSH connection.*5 attempts/ })
   t.is((error as CsiError).code, status.UNAVAILABLE)
 })
 
