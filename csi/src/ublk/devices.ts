@@ -21,6 +21,9 @@ const RECOVER_PAUSE_MS = 500
 /** What became of a device that a record names. */
 export type Found = 'ours' | 'left over' | 'gone'
 
+/** What the pool needs of its devices. */
+export type PoolDevices = Pick<Devices, keyof Devices>
+
 export class Devices {
   /** By volume id. */
   readonly #devices = new Map<string, Device>()
@@ -44,6 +47,11 @@ export class Devices {
 
   all(): Device[] {
     return [...this.#devices.values()]
+  }
+
+  /** Whether a device can change its size while it is in use. */
+  async canResize(): Promise<boolean> {
+    return (await features()).flags.some(({ name, here }) => name === 'UBLK_F_UPDATE_SIZE' && here)
   }
 
   /** A number that no device has, to be written down before it is used. */
@@ -116,9 +124,4 @@ export class Devices {
     this.#devices.set(volumeId, device)
     device.on('error', (error) => this.#onFailure(volumeId, error))
   }
-}
-
-/** Whether a device can change its size while it is in use. */
-export async function canResize(): Promise<boolean> {
-  return (await features()).flags.some(({ name, here }) => name === 'UBLK_F_UPDATE_SIZE' && here)
 }

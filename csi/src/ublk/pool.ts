@@ -11,11 +11,13 @@ import { Mounts } from '../node/mounts.ts'
 import { runProgram } from '../run-program.ts'
 import { spaceOf, takenBytes } from './capacity.ts'
 import { canReflink, copyImage, emptyImage, removeImage } from './copy.ts'
-import { canResize, Devices } from './devices.ts'
+import { Devices, type PoolDevices } from './devices.ts'
 import type { Answer, Arguments, DeviceAnswer, OperationName, SnapshotInfo, VolumeInfo } from './protocol.ts'
 import { openSnapshots, openVolumes, type Records, type SnapshotRecord, type VolumeRecord } from './records.ts'
 
 type Handlers = { [Name in OperationName]: (given: Arguments<Name>, signal: AbortSignal) => Promise<Answer<Name>> }
+
+type OpenDevices = (onFailure: (volumeId: string, error: Error) => void) => Promise<PoolDevices>
 
 const SYNC_LIMIT_MS = 60_000
 const PROGRESS_STEP_BYTES = 1 << 30
@@ -27,7 +29,7 @@ export class Pool {
   readonly #log: Logger
   readonly #volumes: Records<VolumeRecord>
   readonly #snapshots: Records<SnapshotRecord>
-  readonly #devices: Devices
+  readonly #devices: PoolDevices
   readonly #locks = new Locks()
   readonly #hasReflink: boolean
   /** Creations and expansions wait for each other where they look at the room that is left and take of it. */
@@ -38,7 +40,7 @@ export class Pool {
     log: Logger,
     volumes: Records<VolumeRecord>,
     snapshots: Records<SnapshotRecord>,
-    devices: Devices,
+    devices: PoolDevices,
     reflink: boolean,
   ) {
     this.#directory = directory
@@ -50,10 +52,10 @@ export class Pool {
   }
 
   /** Opens the pool and heals it: every device that its records name is served when this resolves, or the log says why not. */
-  static async open(directory: string, log: Logger): Promise<Pool> {
+  static async open(directory: string, log: Logger, openDevices: OpenDevices = Devices.open): Promise<Pool> {
     await mkdir(directory, { recursive: true, mode: 0o700 })
     let pool: Pool | null = null
-    const devices = await Devices.open((volumeId, error) => {
+    const devices = await openDevices((volumeId, error) => {
       log.error({ volumeId, err: error }, 'device failed')
       void pool?.healSoon(volumeId)
     })
@@ -63,7 +65,7 @@ export class Pool {
   }
 
   readonly operations: Handlers = {
-    ping: async () => ({ resizesInUse: await canResize() }),
+    ping: async () => ({ resizesInUse: await this.#devices.canResize() }),
     volumes: async () =>
       this.#volumes
         .all()
@@ -193,7 +195,7 @@ export class Pool {
     const record = this.#require(id)
     const device = this.#devices.get(id)
     const isLarger = bytes > record.bytes
-    if (device !== undefined && (isLarger || device.size < record.bytes) && !(await canResize())) {
+    if (device !== undefined && (isLarger || device.size < record.bytes) && !(await this.#devices.canResize())) {
       throw failedPrecondition(
         `volume ${id} is in use, and only Linux 6.16 and later can resize a ublk device in use; end its pod and try again`,
       )
@@ -345,7 +347,7 @@ export class Pool {
     if (found === 'ours') {
       await this.#devices.recover(record.id, device, this.#volumes.dataPath(record.id))
       // An expansion may have been cut short; what cannot be resized now is at the next attachment.
-      if (await canResize()) await this.#applySize(record)
+      if (await this.#devices.canResize()) await this.#applySize(record)
       return 'recovered'
     }
     if (found === 'left over') await this.#devices.removeLeft(device)
