@@ -59,7 +59,7 @@ export interface Capacity {
 export interface Attacher {
   attach(id: string, context: Record<string, string>, signal: AbortSignal): Promise<AttachedDevice>
   detach(id: string, signal: AbortSignal): Promise<void>
-  /** The device of an attached volume, or undefined. */
+  /** The device of an attached volume; undefined only where it has none, and never because it cannot be used just now. */
   attached(id: string): Promise<AttachedDevice | undefined>
   /** Makes the node see the new size; resolves when the device has it. */
   resized(id: string, bytes: bigint, signal: AbortSignal): Promise<void>

@@ -35,9 +35,10 @@ export class Mounts {
     return (await this.list()).filter((mount) => isOfDevice(mount, devicePath, number))
   }
 
-  /** Every mount of the file system that is mounted here, whether its disk is still there or not. */
-  async ofSame({ device }: Mount): Promise<Mount[]> {
-    return (await this.list()).filter((mount) => mount.device === device)
+  /** Every mount of the file system that is on top at a path, that one among them; none where nothing is mounted. */
+  async sharing(path: string): Promise<Mount[]> {
+    const found = await this.at(path)
+    return found === undefined ? [] : (await this.list()).filter(({ device }) => device === found.device)
   }
 
   /** Mounts a disk at an existing directory, and looks whether it is there. */

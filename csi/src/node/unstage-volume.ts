@@ -15,10 +15,9 @@ export async function unstageVolume(
   const path = requiredPath('staging_target_path', stagingTargetPath)
   if (!isVolumeId(id)) return {}
   const device = await attacher.attached(id)
-  // A disk that is gone leaves its mounts behind.
-  const staged = await mounts.at(path)
-  const users = device !== undefined ? await mounts.ofDevice(device.path) : staged !== undefined ? await mounts.ofSame(staged) : []
-  const other = users.find((mount) => mount.path !== path)
+  // A disk that is gone may still be mounted: then its file system tells where else.
+  const mounted = [...(await mounts.sharing(path)), ...(device === undefined ? [] : await mounts.ofDevice(device.path))]
+  const other = mounted.find((mount) => mount.path !== path)
   if (other !== undefined) throw failedPrecondition(`volume ${id} is still published at ${other.path}; unpublish it first`)
   await mounts.unmount(path, signal)
   if (device !== undefined && (await isHeld(device.path)))

@@ -5,7 +5,7 @@
 import { mkdir, truncate } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import { alreadyExists, failedPrecondition, internal, notFound, resourceExhausted } from '../errors.ts'
+import { alreadyExists, failedPrecondition, internal, notFound, resourceExhausted, unavailable } from '../errors.ts'
 import { Locks } from '../locks.ts'
 import { Mounts } from '../node/mounts.ts'
 import { runProgram } from '../run-program.ts'
@@ -13,7 +13,7 @@ import { spaceOf, takenBytes } from './capacity.ts'
 import { canReflink, copyImage, emptyImage, removeImage } from './copy.ts'
 import { Devices, type PoolDevices } from './devices.ts'
 import type { Answer, Arguments, DeviceAnswer, OperationName, SnapshotInfo, VolumeInfo } from './protocol.ts'
-import { openSnapshots, openVolumes, type Records, type SnapshotRecord, type VolumeRecord } from './records.ts'
+import { type DeviceRecord, openSnapshots, openVolumes, type Records, type SnapshotRecord, type VolumeRecord } from './records.ts'
 
 type Handlers = { [Name in OperationName]: (given: Arguments<Name>, signal: AbortSignal) => Promise<Answer<Name>> }
 
@@ -94,7 +94,7 @@ export class Pool {
     unpublish: ({ id, nodeId }) => this.#holding([id], 'unpublish', () => this.#unpublish(id, nodeId)),
     attach: ({ id, nodeId }) => this.#holding([id], 'attach', () => this.#attach(id, nodeId)),
     detach: ({ id }) => this.#holding([id], 'detach', () => this.#detach(id)),
-    attached: async ({ id }) => this.#attached(id),
+    attached: async ({ id }) => this.#served(id) ?? this.#holding([id], 'attached', () => this.#attached(id)),
   }
 
   /** Leaves every device to the next daemon; false where some cannot be handed over without the end of the process. */
@@ -265,7 +265,7 @@ export class Pool {
     const present = await this.#attached(id)
     if (present !== null) return present
     const record = this.#require(id)
-    // It is known and not served: the healer could not bring it back before.
+    // It was known and has gone, by a reboot perhaps.
     if (record.device !== null) await this.#heal(record)
     else await this.#makeDevice(record)
     return this.#answer(id)
@@ -283,14 +283,27 @@ export class Pool {
   async #detach(id: string): Promise<null> {
     const record = this.#volumes.get(id)
     if (record === undefined || record.device === null) return null
+    if (await this.#isWaiting(id, record.device))
+      throw unavailable(`/dev/ublkb${record.device.id} of volume ${id} waits to be served again, and would lose what it holds; try again`)
     await this.#devices.remove(id, record.device)
     await this.#volumes.put({ ...record, device: null })
     return null
   }
 
+  /** A device that waits is brought back first: a caller who heard that there is none would leave what is mounted of it. */
   async #attached(id: string): Promise<DeviceAnswer | null> {
-    const device = this.#devices.get(id)
-    return device?.isRunning ? this.#answer(id) : null
+    const record = this.#volumes.get(id)
+    if (record?.device && (await this.#isWaiting(id, record.device))) await this.#heal(record)
+    return this.#served(id)
+  }
+
+  #served(id: string): DeviceAnswer | null {
+    return this.#devices.get(id)?.isRunning ? this.#answer(id) : null
+  }
+
+  /** Whether a device lives and nobody serves it: the healer has not come to it yet, or could not bring it back. */
+  async #isWaiting(id: string, device: DeviceRecord): Promise<boolean> {
+    return !this.#devices.get(id)?.isRunning && (await this.#devices.find(device)) === 'ours'
   }
 
   #answer(id: string): DeviceAnswer {
