@@ -7,6 +7,10 @@ export class Locks {
   /** What is held, and by which operation. */
   readonly #held = new Map<string, string>()
 
+  isHeld(id: string): boolean {
+    return this.#held.has(id)
+  }
+
   /** Runs `work` holding all of `ids`, or throws ABORTED without running it. They are held until the work has really ended. */
   async holding<T>(ids: readonly string[], operation: string, work: () => Promise<T>): Promise<T> {
     const wanted = new Set(ids)

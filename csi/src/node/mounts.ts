@@ -10,6 +10,7 @@ import { type RunProgram, runProgram } from '../run-program.ts'
 import { type Mount, parseMountinfo } from './mountinfo.ts'
 
 const MOUNT_LIMIT_MS = 120_000
+const SYNC_LIMIT_MS = 60_000
 
 export class Mounts {
   readonly #run: RunProgram
@@ -62,6 +63,11 @@ export class Mounts {
       await this.unmount(path, AbortSignal.timeout(MOUNT_LIMIT_MS))
       throw error
     }
+  }
+
+  /** Writes what the file system at a path holds back. */
+  async sync(path: string): Promise<void> {
+    await this.#run('sync', ['-f', path], { limitMs: SYNC_LIMIT_MS })
   }
 
   /** Unmounts all that is stacked at a path. Not mounted is as good. */

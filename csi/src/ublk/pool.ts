@@ -5,10 +5,10 @@
 import { mkdir, truncate } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
+import type { Device } from 'ublk'
 import { alreadyExists, failedPrecondition, internal, notFound, resourceExhausted, unavailable } from '../errors.ts'
 import { Locks } from '../locks.ts'
 import { Mounts } from '../node/mounts.ts'
-import { runProgram } from '../run-program.ts'
 import { spaceOf, takenBytes } from './capacity.ts'
 import { canReflink, copyImage, emptyImage, removeImage } from './copy.ts'
 import { Devices, type PoolDevices } from './devices.ts'
@@ -17,9 +17,14 @@ import { type DeviceRecord, openSnapshots, openVolumes, type Records, type Snaps
 
 type Handlers = { [Name in OperationName]: (given: Arguments<Name>, signal: AbortSignal) => Promise<Answer<Name>> }
 
-type OpenDevices = (onFailure: (volumeId: string, error: Error) => void) => Promise<PoolDevices>
+/** What a pool works with besides its directory. */
+interface Surroundings {
+  mounts?: Mounts
+  openDevices?: (onFailure: (volumeId: string, error: Error) => void) => Promise<PoolDevices>
+  /** Whether files of a directory can share blocks. */
+  reflinks?: (directory: string) => Promise<boolean>
+}
 
-const SYNC_LIMIT_MS = 60_000
 const PROGRESS_STEP_BYTES = 1 << 30
 /** After a device has failed, before it is taken back. */
 const HEAL_PAUSE_MS = 500
@@ -30,6 +35,7 @@ export class Pool {
   readonly #volumes: Records<VolumeRecord>
   readonly #snapshots: Records<SnapshotRecord>
   readonly #devices: PoolDevices
+  readonly #mounts: Mounts
   readonly #locks = new Locks()
   readonly #hasReflink: boolean
   /** Creations and expansions wait for each other where they look at the room that is left and take of it. */
@@ -41,6 +47,7 @@ export class Pool {
     volumes: Records<VolumeRecord>,
     snapshots: Records<SnapshotRecord>,
     devices: PoolDevices,
+    mounts: Mounts,
     reflink: boolean,
   ) {
     this.#directory = directory
@@ -48,18 +55,24 @@ export class Pool {
     this.#volumes = volumes
     this.#snapshots = snapshots
     this.#devices = devices
+    this.#mounts = mounts
     this.#hasReflink = reflink
   }
 
   /** Opens the pool and heals it: every device that its records name is served when this resolves, or the log says why not. */
-  static async open(directory: string, log: Logger, openDevices: OpenDevices = Devices.open): Promise<Pool> {
+  static async open(
+    directory: string,
+    log: Logger,
+    { mounts = new Mounts(), openDevices = Devices.open, reflinks = canReflink }: Surroundings = {},
+  ): Promise<Pool> {
     await mkdir(directory, { recursive: true, mode: 0o700 })
     let pool: Pool | null = null
     const devices = await openDevices((volumeId, error) => {
       log.error({ volumeId, err: error }, 'device failed')
       void pool?.healSoon(volumeId)
     })
-    pool = new Pool(directory, log, await openVolumes(directory), await openSnapshots(directory), devices, await canReflink(directory))
+    const [volumes, snapshots] = [await openVolumes(directory), await openSnapshots(directory)]
+    pool = new Pool(directory, log, volumes, snapshots, devices, mounts, await reflinks(directory))
     await pool.#healAll()
     return pool
   }
@@ -173,8 +186,8 @@ export class Pool {
         `volume ${id} is in use and the file system of ${this.#directory} has no reflinks, so a copy would mix times; end its pod, or use a pool on xfs or btrfs`,
       )
     }
-    const mount = (await new Mounts().ofDevice(device.path)).find(({ filesystem }) => filesystem !== 'devtmpfs')
-    if (mount !== undefined) await runProgram('sync', ['-f', mount.path], { limitMs: SYNC_LIMIT_MS })
+    const mount = (await this.#mounts.ofDevice(device.path)).find(({ filesystem }) => filesystem !== 'devtmpfs')
+    if (mount !== undefined) await whileServed(device, id, () => this.#mounts.sync(mount.path))
   }
 
   async #deleteVolume(id: string): Promise<null> {
@@ -327,28 +340,30 @@ export class Pool {
       this.#volumes
         .all()
         .filter(({ device }) => device !== null)
-        .map((record) => this.#tryToHeal(record)),
+        .map(({ id }) => this.#tryToHeal(id)),
     )
   }
 
-  /** After a device of this process has failed. */
+  /** After a device of this process has failed. Whoever works on its volume is waited for. */
   async healSoon(id: string): Promise<void> {
-    await delay(HEAL_PAUSE_MS)
-    const record = this.#volumes.get(id)
-    const device = this.#devices.get(id)
-    if (record?.device && device !== undefined && !device.isRunning) await this.#tryToHeal(record)
+    do await delay(HEAL_PAUSE_MS)
+    while (this.#locks.isHeld(id))
+    await this.#tryToHeal(id)
   }
 
-  async #tryToHeal(record: VolumeRecord): Promise<void> {
+  /** Reads the record when it is nobody else's to change: what was read before may be undone by now. */
+  async #tryToHeal(id: string): Promise<void> {
     const begunMs = performance.now()
     try {
-      const how = await this.#heal(record)
-      this.#log.info(
-        { volumeId: record.id, device: this.#devices.get(record.id)?.path, how, durationMs: Math.round(performance.now() - begunMs) },
-        'healed',
-      )
+      await this.#holding([id], 'heal', async () => {
+        const record = this.#volumes.get(id)
+        if (!record?.device || this.#devices.get(id)?.isRunning) return
+        const how = await this.#heal(record)
+        const durationMs = Math.round(performance.now() - begunMs)
+        this.#log.info({ volumeId: id, device: this.#devices.get(id)?.path, how, durationMs }, 'healed')
+      })
     } catch (error) {
-      this.#log.error({ volumeId: record.id, err: error }, 'the device of the volume is not back; staging the volume tries again')
+      this.#log.error({ volumeId: id, err: error }, 'the device of the volume is not back; staging the volume tries again')
     }
   }
 
@@ -367,6 +382,18 @@ export class Pool {
     await this.#makeDevice({ ...record, device: null })
     return 'made anew'
   }
+}
+
+/** Work that waits for a device, and cannot be interrupted then: left alone when the device fails, so that it can be brought back. */
+function whileServed<T>(device: Device, id: string, work: () => Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const stopped = (): void => reject(unavailable(`the device of volume ${id} is being brought back; try again`))
+    if (!device.isRunning) return stopped()
+    device.once('stop', stopped)
+    work()
+      .then(resolve, reject)
+      .finally(() => device.off('stop', stopped))
+  })
 }
 
 const toInfo = ({ id, bytes, source, publishedTo }: VolumeRecord): VolumeInfo => ({ id, bytes, source, publishedTo })

@@ -1,5 +1,6 @@
 /** Devices of a pool in memory: what a kernel keeps of them, and a server of each that can fail. */
 
+import { EventEmitter } from 'node:events'
 import type { Device } from 'ublk'
 import type { Found, PoolDevices } from '../../src/ublk/devices.ts'
 import type { DeviceRecord } from '../../src/ublk/records.ts'
@@ -14,8 +15,8 @@ interface Disk {
 export class MemoryDevices implements PoolDevices {
   /** By number, as the kernel has them. */
   readonly disks = new Map<number, Disk>()
-  /** Runs before a device is taken back: fails, or takes its time. */
-  beforeRecovery: () => Promise<void> = async () => {}
+  /** Runs before a device is made or taken back: fails, or takes its time. */
+  pause: () => Promise<void> = async () => {}
   /** Called from within when a device has failed. */
   onFailure: (volumeId: string, error: Error) => void = () => {}
   /** Size of the file of a volume. */
@@ -29,7 +30,9 @@ export class MemoryDevices implements PoolDevices {
 
   /** The server of a volume's device ends, and the disk waits. */
   fail(volumeId: string): void {
-    this.#diskOf(volumeId).isServed = false
+    const device = this.#devices.get(volumeId)!
+    this.disks.get(device.id)!.isServed = false
+    device.emit('stop')
     this.onFailure(volumeId, new Error('the queue has failed'))
   }
 
@@ -51,6 +54,7 @@ export class MemoryDevices implements PoolDevices {
   }
 
   async create(volumeId: string, record: DeviceRecord, path: string): Promise<DeviceRecord> {
+    await this.pause()
     const diskseq = `seq-${record.id}`
     this.disks.set(record.id, { diskseq, bytes: this.#sizeOf(path), isServed: true })
     this.#keep(volumeId, record.id)
@@ -65,7 +69,7 @@ export class MemoryDevices implements PoolDevices {
   }
 
   async recover(volumeId: string, { id }: DeviceRecord): Promise<void> {
-    await this.beforeRecovery()
+    await this.pause()
     this.disks.get(id)!.isServed = true
     this.#keep(volumeId, id)
   }
@@ -83,26 +87,20 @@ export class MemoryDevices implements PoolDevices {
     return true
   }
 
-  #diskOf(volumeId: string): Disk {
-    return this.disks.get(this.#devices.get(volumeId)!.id)!
-  }
-
   #keep(volumeId: string, id: number): void {
     const disk = this.disks.get(id)!
-    const device = {
-      id,
+    const device = Object.defineProperties(new EventEmitter(), {
+      id: { value: id },
       // A node that is on every machine.
-      path: '/dev/null',
-      get isRunning() {
-        return disk.isServed
+      path: { value: '/dev/null' },
+      isRunning: { get: () => disk.isServed },
+      size: { get: () => disk.bytes },
+      resize: {
+        value: async (bytes: number) => {
+          disk.bytes = bytes
+        },
       },
-      get size() {
-        return disk.bytes
-      },
-      async resize(bytes: number) {
-        disk.bytes = bytes
-      },
-    }
+    })
     this.#devices.set(volumeId, device as Device)
   }
 }

@@ -1,10 +1,13 @@
-import { mkdtempSync, rmSync, statSync } from 'node:fs'
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { status } from '@grpc/grpc-js'
 import test, { type ExecutionContext } from 'ava'
 import { pino } from 'pino'
-import { volumeId } from '../../src/ids.ts'
+import { snapshotId, volumeId } from '../../src/ids.ts'
+import { Mounts } from '../../src/node/mounts.ts'
+import { type RunProgram, runProgram } from '../../src/run-program.ts'
 import { Pool } from '../../src/ublk/pool.ts'
 import type { Answer, Arguments, OperationName } from '../../src/ublk/protocol.ts'
 import { MemoryDevices } from '../support/pool-devices.ts'
@@ -14,26 +17,66 @@ const NODE = 'node-1'
 const ID = volumeId('one')
 
 /** A pool with one volume that is attached. */
-async function attachedVolume(t: ExecutionContext) {
+async function attachedVolume(t: ExecutionContext, run: RunProgram = runProgram) {
   const directory = mkdtempSync(join(tmpdir(), 'ublk-csi-'))
   t.teardown(() => rmSync(directory, { recursive: true }))
   const devices = new MemoryDevices((path) => statSync(path).size)
-  const open = (): Promise<Pool> =>
-    Pool.open(directory, pino({ level: 'silent' }), async (onFailure) => {
+  const healed = latch()
+  const log = pino({}, { write: (line: string) => void (line.includes('"healed"') && healed.reach()) })
+  const table = join(directory, 'mountinfo')
+  writeFileSync(table, '')
+  const pool = await Pool.open(directory, log, {
+    mounts: new Mounts(run, table),
+    reflinks: async () => true,
+    openDevices: async (onFailure) => {
       devices.onFailure = onFailure
       return devices
-    })
-  const pool = await open()
+    },
+  })
   const ask = <Name extends OperationName>(operation: Name, given: Arguments<Name>): Promise<Answer<Name>> =>
     pool.operations[operation](given, new AbortController().signal)
   await ask('createVolume', { id: ID, bytes: 16 * MIB, source: null, overcommit: true })
   await ask('attach', { id: ID, nodeId: NODE })
-  return { devices, ask }
+  return { devices, ask, healed: healed.reached, table, image: join(directory, 'volumes', `${ID}.img`) }
+}
+
+/** The file system of /dev/null, whose number is 1:3. */
+const MOUNTED = '97 22 1:3 / /staging rw - ext4 /dev/null rw\n'
+
+/** A promise that is resolved from outside. */
+function latch(): { reached: Promise<void>; reach: () => void } {
+  let reach = (): void => {}
+  const reached = new Promise<void>((resolve) => {
+    reach = resolve
+  })
+  return { reached, reach }
+}
+
+/** Holds up what comes; `begun` resolves when something has come. */
+function gate(): { pass: () => Promise<void>; begun: Promise<void>; open: () => void } {
+  const [begun, opened] = [latch(), latch()]
+  const pass = (): Promise<void> => {
+    begun.reach()
+    return opened.reached
+  }
+  return { pass, begun: begun.reached, open: opened.reach }
+}
+
+/** As a caller does it: again while something else works on the volume. */
+async function untilDone<T>(call: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await call()
+    } catch (error) {
+      if ((error as { code?: status }).code !== status.ABORTED) throw error
+      await delay(20)
+    }
+  }
 }
 
 test('a device that waits for its server is not removed, since its file system still writes to it', async (t) => {
   const { devices, ask } = await attachedVolume(t)
-  devices.beforeRecovery = async () => {
+  devices.pause = async () => {
     throw new Error('its file is away')
   }
   devices.fail(ID)
@@ -62,4 +105,48 @@ test('a device that is gone for good is not attached, and its volume can be deta
   await ask('detach', { id: ID })
   await ask('deleteVolume', { id: ID })
   t.deepEqual(await ask('volumes', {}), [])
+})
+
+test('a volume that is expanded while its device is brought back keeps its new size', async (t) => {
+  const { devices, ask, healed, image } = await attachedVolume(t)
+  const { pass, begun, open } = gate()
+  devices.pause = pass
+  devices.fail(ID)
+  await begun
+  const expanded = untilDone(() => ask('expandVolume', { id: ID, bytes: 32 * MIB }))
+  await delay(100)
+  open()
+  await Promise.all([healed, expanded])
+  t.deepEqual([statSync(image).size, devices.get(ID)?.size, devices.get(ID)?.isRunning], [32 * MIB, 32 * MIB, true])
+})
+
+test('a volume that is detached while its device is made anew is detached', async (t) => {
+  const { devices, ask, healed } = await attachedVolume(t)
+  const { pass, begun, open } = gate()
+  devices.pause = pass
+  devices.fail(ID)
+  devices.disks.clear()
+  await begun
+  const detached = untilDone(() => ask('detach', { id: ID }))
+  await delay(100)
+  open()
+  await Promise.all([healed, detached])
+  t.is(devices.disks.size, 0)
+  t.is(await ask('attached', { id: ID }), null)
+})
+
+test('a snapshot whose device fails while it is synced lets go of the volume, so that the device comes back', async (t) => {
+  const { pass, begun } = gate()
+  // As the program does whose disk does not answer: it cannot even be killed.
+  const run = (): Promise<never> => pass() as Promise<never>
+  const { devices, ask, healed, table } = await attachedVolume(t, run)
+  writeFileSync(table, MOUNTED)
+  const snapshot = ask('createSnapshot', { id: snapshotId('one'), sourceId: ID })
+  await Promise.race([begun, snapshot])
+  devices.fail(ID)
+  const error = await t.throwsAsync<Error & { code: status }>(snapshot)
+  t.is(error?.code, status.UNAVAILABLE)
+  await healed
+  t.true(devices.get(ID)?.isRunning)
+  t.deepEqual(await ask('snapshots', {}), [])
 })
