@@ -9,7 +9,6 @@ import { syncDirectory, unlessMissing } from './records.ts'
 export interface CopyOptions {
   /** Size of the copy, at least the source's. */
   bytes: number
-  signal: AbortSignal
   onProgress(doneBytes: number): void
 }
 
@@ -78,12 +77,12 @@ async function reflink(from: string, to: string): Promise<boolean> {
   }
 }
 
-async function copyData(from: string, to: string, { signal, onProgress }: CopyOptions): Promise<void> {
+async function copyData(from: string, to: string, { onProgress }: CopyOptions): Promise<void> {
   const source = await open(from, 'r')
   try {
     const target = await open(to, 'w', 0o600)
     try {
-      await copyChunks(source, target, signal, onProgress)
+      await copyChunks(source, target, onProgress)
     } finally {
       await target.close()
     }
@@ -92,10 +91,9 @@ async function copyData(from: string, to: string, { signal, onProgress }: CopyOp
   }
 }
 
-async function copyChunks(source: FileHandle, target: FileHandle, signal: AbortSignal, onProgress: (bytes: number) => void): Promise<void> {
+async function copyChunks(source: FileHandle, target: FileHandle, onProgress: (bytes: number) => void): Promise<void> {
   const buffer = Buffer.alloc(CHUNK_BYTES)
   for (let offset = 0; ; ) {
-    signal.throwIfAborted()
     const { bytesRead } = await source.read(buffer, 0, CHUNK_BYTES, offset)
     if (bytesRead === 0) return
     const chunk = buffer.subarray(0, bytesRead)

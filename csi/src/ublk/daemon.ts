@@ -45,17 +45,15 @@ function stopSignal(): Promise<void> {
 }
 
 async function answer(connection: Socket, pool: Pool, log: Logger): Promise<void> {
-  const left = new AbortController()
   connection.on('error', () => {})
-  connection.on('close', () => left.abort(new CsiError(status.CANCELLED, 'the plugin has gone')))
   const begunMs = performance.now()
   let operation = '?'
   let line: AnswerLine
   try {
     const request = parseRequest(await readLine(connection), pool)
     operation = request.operation
-    const handler = pool.operations[request.operation] as (given: unknown, signal: AbortSignal) => Promise<unknown>
-    line = { value: await handler(request.arguments, left.signal) }
+    const handler = pool.operations[request.operation] as (given: unknown) => Promise<unknown>
+    line = { value: await handler(request.arguments) }
     log.debug({ operation, arguments: request.arguments, durationMs: Math.round(performance.now() - begunMs) }, 'done')
   } catch (error) {
     const { code, message } =

@@ -15,7 +15,7 @@ import { Devices, type PoolDevices } from './devices.ts'
 import type { Answer, Arguments, DeviceAnswer, OperationName, SnapshotInfo, VolumeInfo } from './protocol.ts'
 import { type DeviceRecord, openSnapshots, openVolumes, type Records, type SnapshotRecord, type VolumeRecord } from './records.ts'
 
-type Handlers = { [Name in OperationName]: (given: Arguments<Name>, signal: AbortSignal) => Promise<Answer<Name>> }
+type Handlers = { [Name in OperationName]: (given: Arguments<Name>) => Promise<Answer<Name>> }
 
 /** What a pool works with besides its directory. */
 interface Surroundings {
@@ -92,11 +92,10 @@ export class Pool {
       const { free, promised } = await this.#space()
       return { free, available: Math.max(0, free - promised) }
     },
-    createVolume: (given, signal) => this.#holding([given.id, given.source?.id], 'createVolume', () => this.#createVolume(given, signal)),
+    createVolume: (given) => this.#holding([given.id, given.source?.id], 'createVolume', () => this.#createVolume(given)),
     deleteVolume: ({ id }) => this.#holding([id], 'deleteVolume', () => this.#deleteVolume(id)),
     expandVolume: ({ id, bytes }) => this.#holding([id], 'expandVolume', () => this.#expandVolume(id, bytes)),
-    createSnapshot: ({ id, sourceId }, signal) =>
-      this.#holding([id, sourceId], 'createSnapshot', () => this.#createSnapshot(id, sourceId, signal)),
+    createSnapshot: ({ id, sourceId }) => this.#holding([id, sourceId], 'createSnapshot', () => this.#createSnapshot(id, sourceId)),
     deleteSnapshot: ({ id }) => this.#holding([id], 'deleteSnapshot', () => this.#deleteSnapshot(id)),
     snapshots: async () =>
       this.#snapshots
@@ -139,7 +138,7 @@ export class Pool {
     return claim
   }
 
-  async #createVolume({ id, bytes, source, overcommit }: Arguments<'createVolume'>, signal: AbortSignal): Promise<VolumeInfo> {
+  async #createVolume({ id, bytes, source, overcommit }: Arguments<'createVolume'>): Promise<VolumeInfo> {
     const existing = this.#volumes.get(id)
     if (existing?.ready) {
       if (existing.bytes !== bytes || existing.source?.id !== source?.id)
@@ -152,7 +151,7 @@ export class Pool {
     await this.#claim(`volume ${id}`, bytes, overcommit, () => this.#volumes.put(record))
     try {
       if (source === null) await emptyImage(this.#volumes.dataPath(id), bytes)
-      else record.lineage = await this.#copy(source, this.#volumes.dataPath(id), id, bytes, signal)
+      else record.lineage = await this.#copy(source, this.#volumes.dataPath(id), id, bytes)
       await this.#volumes.put({ ...record, ready: true })
     } catch (error) {
       await this.#forget(id)
@@ -162,7 +161,7 @@ export class Pool {
   }
 
   /** Copies the data of a volume or snapshot; resolves with the lineage of the copy. */
-  async #copy(from: NonNullable<VolumeRecord['source']>, to: string, id: string, bytes: number, signal: AbortSignal): Promise<string> {
+  async #copy(from: NonNullable<VolumeRecord['source']>, to: string, id: string, bytes: number): Promise<string> {
     const isVolume = from.kind === 'volume'
     const source = isVolume ? this.#volumes.get(from.id) : this.#snapshots.get(from.id)
     if (source === undefined || !source.ready) throw notFound(`there is no ${from.kind} ${from.id}`)
@@ -174,7 +173,7 @@ export class Pool {
       this.#log.info({ volumeId: id, sourceId: from.id, doneBytes, totalBytes: source.bytes }, 'copying')
     }
     const path = isVolume ? this.#volumes.dataPath(from.id) : this.#snapshots.dataPath(from.id)
-    return (await copyImage(path, to, { bytes, signal, onProgress })) ? source.lineage : id
+    return (await copyImage(path, to, { bytes, onProgress })) ? source.lineage : id
   }
 
   /** Before a copy of a volume: what its file system holds back is written; and a copy that takes time needs a volume at rest. */
@@ -228,7 +227,7 @@ export class Pool {
     if (device !== undefined && device.size < bytes) await device.resize(bytes)
   }
 
-  async #createSnapshot(id: string, sourceId: string, signal: AbortSignal): Promise<SnapshotInfo> {
+  async #createSnapshot(id: string, sourceId: string): Promise<SnapshotInfo> {
     const existing = this.#snapshots.get(id)
     if (existing !== undefined && existing.sourceId !== sourceId) throw alreadyExists(`snapshot ${id} is of volume ${existing.sourceId}`)
     if (existing?.ready) return toSnapshotInfo(existing)
@@ -239,7 +238,7 @@ export class Pool {
     await this.#claim(`snapshot ${id}`, needed, source.overcommit, () => this.#snapshots.put(record))
     const path = this.#snapshots.dataPath(id)
     try {
-      record.lineage = await this.#copy({ kind: 'volume', id: sourceId }, path, id, source.bytes, signal)
+      record.lineage = await this.#copy({ kind: 'volume', id: sourceId }, path, id, source.bytes)
       await this.#snapshots.put({ ...record, ready: true })
     } catch (error) {
       await removeImage(path)

@@ -1,6 +1,8 @@
 /**
- * What the plugin and the daemon say to each other on the Unix socket: one request a connection, a line of JSON each way. A client that
- * closes its end early aborts what it asked for.
+ * What the plugin and the daemon say to each other on the Unix socket: one request a connection, a line of JSON each way.
+ *
+ * What was asked goes on when the client leaves, since a copy may take longer than any call: a call that is made again is refused while
+ * the first is at work, and then finds it done.
  */
 import type { Socket } from 'node:net'
 import type { status } from '@grpc/grpc-js'

@@ -34,7 +34,7 @@ async function attachedVolume(t: ExecutionContext, run: RunProgram = runProgram)
     },
   })
   const ask = <Name extends OperationName>(operation: Name, given: Arguments<Name>): Promise<Answer<Name>> =>
-    pool.operations[operation](given, new AbortController().signal)
+    pool.operations[operation](given)
   await ask('createVolume', { id: ID, bytes: 16 * MIB, source: null, overcommit: true })
   await ask('attach', { id: ID, nodeId: NODE })
   return { devices, ask, healed: healed.reached, table, image: join(directory, 'volumes', `${ID}.img`) }
