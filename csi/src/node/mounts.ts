@@ -42,6 +42,17 @@ export class Mounts {
     return found === undefined ? [] : (await this.list()).filter(({ device }) => device === found.device)
   }
 
+  /** Whether somebody holds a disk for himself: a mount in any namespace, device mapper, a file system being made. */
+  async isHeld(devicePath: string): Promise<boolean> {
+    try {
+      await (await open(devicePath, constants.O_RDONLY | constants.O_EXCL)).close()
+      return false
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EBUSY') return true
+      throw error
+    }
+  }
+
   /** Mounts a disk at an existing directory, and looks whether it is there. */
   async mount(devicePath: string, path: string, filesystem: string, options: string[], signal: AbortSignal): Promise<void> {
     const how = options.length === 0 ? [] : ['-o', options.join(',')]
@@ -90,17 +101,6 @@ export async function deviceNumber(path: string): Promise<string> {
   const { rdev } = await stat(path)
   // The encoding of glibc's makedev: 12 bits of major and 20 of minor, interleaved.
   return `${(rdev >>> 8) & 0xfff}:${(rdev & 0xff) | ((rdev >>> 12) & 0xfff00)}`
-}
-
-/** Whether somebody holds a disk for himself: a mount in any namespace, device mapper, a file system being made. */
-export async function isHeld(devicePath: string): Promise<boolean> {
-  try {
-    await (await open(devicePath, constants.O_RDONLY | constants.O_EXCL)).close()
-    return false
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EBUSY') return true
-    throw error
-  }
 }
 
 /** Whether a file system does anything: xfs, once it has shut itself down, does not, and the table of mounts says nothing of it. */

@@ -3,7 +3,6 @@ import { required, requiredPath } from '../fields.ts'
 import type { NodeUnstageVolumeRequest, NodeUnstageVolumeResponse } from '../generated/csi.ts'
 import { isVolumeId } from '../ids.ts'
 import type { NodeParts } from '../plugin.ts'
-import { isHeld } from './mounts.ts'
 
 /** Unmounts, and detaches the disk when nobody else uses it. The directory is the caller's. */
 export async function unstageVolume(
@@ -20,7 +19,7 @@ export async function unstageVolume(
   const other = mounted.find((mount) => mount.path !== path)
   if (other !== undefined) throw failedPrecondition(`volume ${id} is still published at ${other.path}; unpublish it first`)
   await mounts.unmount(path, signal)
-  if (device !== undefined && (await isHeld(device.path)))
+  if (device !== undefined && (await mounts.isHeld(device.path)))
     throw failedPrecondition(`${device.path} is held by another program or in another mount namespace; end that first`)
   await attacher.detach(id, signal)
   return {}

@@ -185,8 +185,15 @@ export class Pool {
         `volume ${id} is in use and the file system of ${this.#directory} has no reflinks, so a copy would mix times; end its pod, or use a pool on xfs or btrfs`,
       )
     }
-    const mount = (await this.#mounts.ofDevice(device.path)).find(({ filesystem }) => filesystem !== 'devtmpfs')
-    if (mount !== undefined) await whileServed(device, id, () => this.#mounts.sync(mount.path))
+    const mounts = await this.#mounts.ofDevice(device.path)
+    const mount = mounts.find(({ filesystem }) => filesystem !== 'devtmpfs')
+    if (mount !== undefined) return whileServed(device, id, () => this.#mounts.sync(mount.path))
+    // What a pod that has the raw disk makes of it is its own to sync.
+    if (mounts.length === 0 && (await this.#mounts.isHeld(device.path))) {
+      throw failedPrecondition(
+        `${device.path} of volume ${id} is mounted where the daemon does not see it, so what its file system holds back would be missing; show the daemon the kubelet's directory, with mount propagation HostToContainer`,
+      )
+    }
   }
 
   async #deleteVolume(id: string): Promise<null> {

@@ -16,8 +16,8 @@ const MIB = 1 << 20
 const NODE = 'node-1'
 const ID = volumeId('one')
 
-/** A pool with one volume that is attached. */
-async function attachedVolume(t: ExecutionContext, run: RunProgram = runProgram) {
+/** A pool with one volume that is attached, and `held` by somebody or not. */
+async function attachedVolume(t: ExecutionContext, { run = runProgram, isHeld = false }: { run?: RunProgram; isHeld?: boolean } = {}) {
   const directory = mkdtempSync(join(tmpdir(), 'ublk-csi-'))
   t.teardown(() => rmSync(directory, { recursive: true }))
   const devices = new MemoryDevices((path) => statSync(path).size)
@@ -26,7 +26,7 @@ async function attachedVolume(t: ExecutionContext, run: RunProgram = runProgram)
   const table = join(directory, 'mountinfo')
   writeFileSync(table, '')
   const pool = await Pool.open(directory, log, {
-    mounts: new Mounts(run, table),
+    mounts: Object.assign(new Mounts(run, table), { isHeld: async () => isHeld }),
     reflinks: async () => true,
     openDevices: async (onFailure) => {
       devices.onFailure = onFailure
@@ -40,8 +40,9 @@ async function attachedVolume(t: ExecutionContext, run: RunProgram = runProgram)
   return { devices, ask, healed: healed.reached, table, image: join(directory, 'volumes', `${ID}.img`) }
 }
 
-/** The file system of /dev/null, whose number is 1:3. */
+/** The file system of /dev/null, whose number is 1:3, and its node bound to a file. */
 const MOUNTED = '97 22 1:3 / /staging rw - ext4 /dev/null rw\n'
+const BOUND = '98 22 0:5 /null /pods/a/block rw - devtmpfs udev rw\n'
 
 /** A promise that is resolved from outside. */
 function latch(): { reached: Promise<void>; reach: () => void } {
@@ -139,7 +140,7 @@ test('a snapshot whose device fails while it is synced lets go of the volume, so
   const { pass, begun } = gate()
   // As the program does whose disk does not answer: it cannot even be killed.
   const run = (): Promise<never> => pass() as Promise<never>
-  const { devices, ask, healed, table } = await attachedVolume(t, run)
+  const { devices, ask, healed, table } = await attachedVolume(t, { run })
   writeFileSync(table, MOUNTED)
   const snapshot = ask('createSnapshot', { id: snapshotId('one'), sourceId: ID })
   await Promise.race([begun, snapshot])
@@ -149,4 +150,31 @@ test('a snapshot whose device fails while it is synced lets go of the volume, so
   await healed
   t.true(devices.get(ID)?.isRunning)
   t.deepEqual(await ask('snapshots', {}), [])
+})
+
+test('a snapshot of a volume in use has what its file system held back', async (t) => {
+  const done: string[] = []
+  const run: RunProgram = async (program, args) => {
+    done.push([program, ...args].join(' '))
+    return { status: 0, stdout: Buffer.alloc(0), stderr: '' }
+  }
+  const { ask, table } = await attachedVolume(t, { run, isHeld: true })
+  writeFileSync(table, MOUNTED)
+  await ask('createSnapshot', { id: snapshotId('one'), sourceId: ID })
+  t.deepEqual(done, ['sync -f /staging'])
+})
+
+test('a snapshot is refused where the file system is mounted out of sight, and would be taken without what it holds back', async (t) => {
+  const { ask } = await attachedVolume(t, { isHeld: true })
+  const error = await t.throwsAsync<Error & { code: status }>(ask('createSnapshot', { id: snapshotId('one'), sourceId: ID }))
+  t.is(error?.code, status.FAILED_PRECONDITION)
+  t.regex(error!.message, /mounted where the daemon does not see it/)
+  t.deepEqual(await ask('snapshots', {}), [])
+})
+
+test('a raw disk is copied as it is, whoever holds it: it has no file system here', async (t) => {
+  const { ask, table } = await attachedVolume(t, { isHeld: true })
+  writeFileSync(table, BOUND)
+  await ask('createSnapshot', { id: snapshotId('one'), sourceId: ID })
+  t.like(await ask('snapshots', {}), [{ sourceId: ID }])
 })
