@@ -22,11 +22,12 @@ export async function publishVolume(
   const readOnly = request.readonly || isReadOnly(access)
   const device = await findAttached(request.volumeId, node.attacher)
   const mounts = await node.mounts.ofDevice(device.path)
+  const here = mounts.findLast(({ path }) => path === target)
   const others = mounts.filter(({ path }) => path !== target && path !== staging)
-  if (isSingleWriter(access) && others.length > 0) {
+  // A pod that has it already is that one: the kubelet has bound it for the pod at more places, for a subPath or as a raw disk.
+  if (isSingleWriter(access) && here === undefined && others.length > 0) {
     throw failedPrecondition(`volume ${request.volumeId} is for one pod (ReadWriteOncePod) and published at ${others[0]?.path}`)
   }
-  const here = mounts.findLast(({ path }) => path === target)
   const there = { staging, target, readOnly, here }
   if (access.kind === 'block') await publishBlock(device, there, others, node, signal)
   else await publishFilesystem(device, there, access, mounts, node, signal)
