@@ -18,6 +18,7 @@ export async function unstageVolume(
   const mounted = [...(await mounts.sharing(path)), ...(device === undefined ? [] : await mounts.ofDevice(device.path))]
   const other = mounted.find((mount) => mount.path !== path)
   if (other !== undefined) throw failedPrecondition(`volume ${id} is still published at ${other.path}; unpublish it first`)
+  // A server that is away is waited for as long as its disk waits (ctrl_loss_tmo): to cut that short would lose what is not written yet.
   await mounts.unmount(path, signal)
   if (device !== undefined && (await mounts.isHeld(device.path)))
     throw failedPrecondition(`${device.path} is held by another program or in another mount namespace; end that first`)

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { status } from '@grpc/grpc-js'
 import test, { type ExecutionContext } from 'ava'
-import { volumeId } from '../../src/ids.ts'
+import { nqnOf, volumeId } from '../../src/ids.ts'
 import { Mounts } from '../../src/node/mounts.ts'
 import { NvmeAttacher } from '../../src/node/nvme.ts'
 import { unstageVolume } from '../../src/node/unstage-volume.ts'
@@ -33,8 +33,8 @@ function node(t: ExecutionContext, table: string, attached: Attacher['attached']
     return { status: 0, stdout: Buffer.alloc(0), stderr: '' }
   }
   const attacher = { attached, detach: async () => void done.push('detach') } as Partial<Attacher> as Attacher
-  const unstage = (by = attacher) => {
-    const parts = { attacher: by, mounts: new Mounts(run, path) } as Partial<NodeParts> as NodeParts
+  const unstage = (from = attacher, by = run) => {
+    const parts = { attacher: from, mounts: new Mounts(by, path) } as Partial<NodeParts> as NodeParts
     return unstageVolume({ volumeId: ID, stagingTargetPath: STAGING }, parts, AbortSignal.timeout(20_000))
   }
   return { directory, done, run, unstage }
@@ -67,4 +67,22 @@ test('the mount of an NVMe disk whose server stayed away is taken off, so that t
   mkdirSync(join(directory, 'class', 'nvme-subsystem'), { recursive: true })
   await unstage(new NvmeAttacher({ hostNqn: 'nqn.2014-08.org.nvmexpress:uuid:1', run, sysfs: directory }))
   t.deepEqual(done, [`umount ${STAGING}`])
+})
+
+test('a server that is away has its time until what is mounted has been written, and none after', async (t) => {
+  const { directory, done, run, unstage } = node(t, STAGED)
+  const [subsystem, controller] = [join(directory, 'class', 'nvme-subsystem', 'nvme-subsys7'), join(directory, 'class', 'nvme', 'nvme7')]
+  for (const path of [join(subsystem, 'nvme7'), controller]) mkdirSync(path, { recursive: true })
+  writeFileSync(join(subsystem, 'subsysnqn'), `${nqnOf(ID)}\n`)
+  writeFileSync(join(subsystem, 'nvme7', 'state'), 'connecting\n')
+  writeFileSync(join(controller, 'ctrl_loss_tmo'), '600')
+  const limits: string[] = []
+  const looking: RunProgram = (program, args, options) => {
+    limits.push(`${program} ${readFileSync(join(controller, 'ctrl_loss_tmo'), 'utf8')}`)
+    if (program === 'nvme') rmSync(subsystem, { recursive: true })
+    return run(program, args, options)
+  }
+  await unstage(new NvmeAttacher({ hostNqn: 'nqn.2014-08.org.nvmexpress:uuid:1', run: looking, sysfs: directory }), looking)
+  t.deepEqual(limits, ['umount 600', 'nvme 0'])
+  t.deepEqual(done, [`umount ${STAGING}`, `nvme disconnect --nqn=${nqnOf(ID)}`])
 })
