@@ -18,8 +18,8 @@ const CALL_LIMIT_MS = 60_000
 export class Lab {
   readonly provider: Provider
   readonly directory: string
-  /** Kills that hit, and calls that were made again after one. */
-  readonly counts = { faults: 0, retries: 0, codes: new Map<number, number>() }
+  /** Kills, those of them that came while a call was at work, and calls that were made again. */
+  readonly counts = { kills: 0, hits: 0, retries: 0, codes: new Map<number, number>() }
   #backend!: Backend
   #plugin!: Running
   #client!: CsiClient
@@ -54,8 +54,9 @@ export class Lab {
   }
 
   /** kill -9, and a new process in its place. */
-  async kill(victim: Victim): Promise<void> {
-    this.counts.faults += 1
+  async kill(victim: Victim, isHit: boolean): Promise<void> {
+    this.counts.kills += 1
+    if (isHit) this.counts.hits += 1
     if (victim === 'plugin') {
       await this.#plugin.end('SIGKILL')
       this.#client.close()

@@ -19,24 +19,24 @@ import { checkBlocks, Writer } from './writer.ts'
 const MIB = 1024n * 1024n
 /** Before and after the expansion. */
 const SIZES_MIB: Record<string, [bigint, bigint]> = { ext4: [64n, 96n], xfs: [320n, 512n], btrfs: [256n, 384n] }
-/** After so long the victim of an arrow is killed, in turn: right away, on the way, and late. */
-const DELAYS_MS = [0, 40, 150, 10, 400, 80]
 const NODE = 'node-1'
 
 export class Life {
   readonly #lab: Lab
   readonly #filesystem: string
   readonly #victim: Victim
-  readonly #seed: number
+  readonly #delayMs: () => number
+  /** Tells its blocks from those of other lives. */
+  readonly #number: number
   readonly #name: string
-  #arrows = 0
 
-  constructor(lab: Lab, filesystem: string, victim: Victim, seed: number) {
+  constructor(lab: Lab, filesystem: string, victim: Victim, delayMs: () => number, number: number) {
     this.#lab = lab
     this.#filesystem = filesystem
     this.#victim = victim
-    this.#seed = seed
-    this.#name = `life-${seed}`
+    this.#delayMs = delayMs
+    this.#number = number
+    this.#name = `life-${number}`
   }
 
   async live(): Promise<void> {
@@ -45,7 +45,7 @@ export class Life {
     await this.#begin(volume)
     const target = this.#path(volume, 'target')
     const writer = new Writer()
-    writer.start(join(target, 'blocks'), this.#seed)
+    writer.start(join(target, 'blocks'), this.#number)
     while (writer.acknowledged < 5 && writer.failure === null) await delay(20)
 
     const isGrown = await this.#expandInUse(volume, large, target)
@@ -63,7 +63,7 @@ export class Life {
         capacityRange: { requiredBytes: large * MIB },
       })
     await this.#begin(volume)
-    await checkBlocks(join(target, 'blocks'), this.#seed, writer.acknowledged)
+    await checkBlocks(join(target, 'blocks'), this.#number, writer.acknowledged)
     await this.#requireGrown(target)
     await this.#finish(volume)
     await this.#arrow('controller', 'deleteVolume', { volumeId: volume.volumeId })
@@ -71,9 +71,15 @@ export class Life {
 
   /** A call with a fault on the way; then it is made again until it is answered. */
   async #arrow<Response = Record<string, never>>(service: 'controller' | 'node', method: string, request: object): Promise<Response> {
-    const first = this.#lab.once<Response>(service, method, request).catch(() => undefined)
-    await delay(DELAYS_MS[this.#arrows++ % DELAYS_MS.length])
-    await this.#lab.kill(this.#victim)
+    let isAtWork = true
+    const first = this.#lab
+      .once<Response>(service, method, request)
+      .catch(() => undefined)
+      .finally(() => {
+        isAtWork = false
+      })
+    await delay(this.#delayMs())
+    await this.#lab.kill(this.#victim, isAtWork)
     await first
     return this.#lab.call<Response>(service, method, request)
   }
@@ -136,7 +142,7 @@ export class Life {
     const { snapshotId } = snapshot!
     const clone = await this.#create(`${this.#name}-clone`, mebibytes, { type: { $case: 'snapshot', value: { snapshotId } } })
     await this.#begin(clone)
-    await checkBlocks(join(this.#path(clone, 'target'), 'blocks'), this.#seed, blocks)
+    await checkBlocks(join(this.#path(clone, 'target'), 'blocks'), this.#number, blocks)
     await this.#finish(clone)
     await this.#arrow('controller', 'deleteVolume', { volumeId: clone.volumeId })
     await this.#arrow('controller', 'deleteSnapshot', { snapshotId })
