@@ -14,7 +14,9 @@ import { mountAccess } from '../support/client.ts'
 const ID = volumeId('one')
 /** The file system of /dev/null, whose number is 1:3. */
 const at = (path: string): string => `97 22 1:3 / ${path} rw - ext4 /dev/null rw\n`
-const STAGED = at('/staging')
+/** A directory that is there: it is looked into. */
+const STAGING = tmpdir()
+const STAGED = at(STAGING)
 const SUBPATH = at('/pods/a/volume-subpaths/volume/container/0')
 const FOR_ONE_POD = mountAccess('ext4', Mode.SINGLE_NODE_SINGLE_WRITER)
 
@@ -30,7 +32,7 @@ function publish(t: ExecutionContext, table: string, targetPath: string, volumeC
     throw new Error(`${program} was called`)
   }, path)
   const parts = { attacher, mounts } as Partial<NodeParts> as NodeParts
-  const request = { volumeId: ID, stagingTargetPath: '/staging', targetPath, readonly: false, volumeCapability }
+  const request = { volumeId: ID, stagingTargetPath: STAGING, targetPath, readonly: false, volumeCapability }
   const rest = { publishContext: {}, secrets: {}, volumeContext: {} }
   return publishVolume({ ...request, ...rest }, parts, AbortSignal.timeout(20_000))
 }
