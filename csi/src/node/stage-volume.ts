@@ -34,7 +34,11 @@ async function stageFilesystem(
     await ensureDirectory(path)
     await ensureFilesystem(device, filesystem, isBlank, signal)
     const options = [...mountFlags, ...(isReadOnly(access) ? ['ro'] : [])]
-    if (!isBlank) options.push(...(await separateClone(device, filesystem, signal)))
+    const replay = async (): Promise<void> => {
+      await mounts.mount(device.path, path, filesystem, [], signal)
+      await mounts.unmount(path, signal)
+    }
+    if (!isBlank) options.push(...(await separateClone(device, filesystem, replay, signal)))
     await checkFilesystem(device.path, filesystem, signal)
     await device.verify()
     await mounts.mount(device.path, path, filesystem, options, signal)

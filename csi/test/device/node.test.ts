@@ -2,7 +2,18 @@
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { status } from '@grpc/grpc-js'
 import test, { type ExecutionContext } from 'ava'
 import type { CsiError } from '../../src/errors.ts'
@@ -22,7 +33,7 @@ import { Tools } from '../../src/node/tools.ts'
 import { unpublishVolume } from '../../src/node/unpublish-volume.ts'
 import { unstageVolume } from '../../src/node/unstage-volume.ts'
 import type { NodeParts } from '../../src/plugin.ts'
-import type { VolumeWish } from '../../src/provider.ts'
+import type { AttachedDevice, VolumeWish } from '../../src/provider.ts'
 import { UblkAttacher } from '../../src/ublk/attacher.ts'
 import { DaemonClient } from '../../src/ublk/client.ts'
 import { UblkProvider } from '../../src/ublk/provider.ts'
@@ -77,6 +88,10 @@ class Used {
     mkdirSync(volume.#directory, { recursive: true })
     t.teardown(() => volume.remove())
     return volume
+  }
+
+  attach(): Promise<AttachedDevice> {
+    return node.attacher.attach(this.id, this.#context, signal)
   }
 
   path(name: string): string {
@@ -273,6 +288,23 @@ test.serial('copies of a btrfs are used beside their original, each with its own
     sh('blkid', '-p', '-o', 'value', '-s', 'UUID', (await node.attacher.attached(id))!.path),
   )
   t.is(new Set(await Promise.all(uuids)).size, 3)
+})
+
+test.serial('a copy of a btrfs that was in use has what was synced just before', async (t) => {
+  const access = mountAccess('btrfs')
+  const source = await Used.create(t, 'busy', 256n)
+  await source.stage(access)
+  const file = openSync(`${await source.publish('target', access)}/late`, 'w')
+  const clone = await Used.create(t, 'late', 256n, { kind: 'volume', id: source.id })
+  // The disk as a snapshot at this moment has it: the file is in the log and nowhere else.
+  writeSync(file, 'synced')
+  fsyncSync(file)
+  const [from, to] = [(await node.attacher.attached(source.id))!.path, (await clone.attach()).path]
+  sh('dd', `if=${from}`, `of=${to}`, 'bs=1M', 'iflag=direct', 'oflag=direct')
+  closeSync(file)
+  t.notRegex(sh('btrfs', 'inspect-internal', 'dump-super', to), /^log_root\s+0$/m)
+  await clone.stage(access)
+  t.is(readFileSync(`${await clone.publish('target', access)}/late`, 'utf8'), 'synced')
 })
 
 test.serial('a btrfs is only made as large as the kernel lets it grow', async (t) => {
