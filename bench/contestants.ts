@@ -82,7 +82,8 @@ export const modeContestants: Contestant[] = modes.flatMap(({ name, ours: option
   if (nullOnly) return onNull
   return [
     ...onNull,
-    ours(`file, ${name}`, 'file', 'file', FILE, options),
+    // kublk opens its file past the page cache.
+    ours(`file, ${name}`, 'file', 'file-direct', FILE, options),
     ublkTool(`kublk loop, ${name}`, 'file', 'kublk', ['-t', 'loop', ...kublk, ...SHAPE, FILE]),
   ]
 })

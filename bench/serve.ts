@@ -3,7 +3,7 @@
  * counters, and removes the device when standard input ends.
  *
  *   node bench/serve.ts null|mem|mem-zero-copy|js-worker-sync|js-worker-async|js-main-sync SIZE [OPTIONS]
- *   node bench/serve.ts file|file-copy PATH [OPTIONS]
+ *   node bench/serve.ts file|file-direct|file-copy PATH [OPTIONS]
  *
  * OPTIONS of the device may follow, as JSON.
  */
@@ -26,6 +26,8 @@ function deviceOptions(kind: string, what: string): DeviceOptions {
       return { backend: memory({ size: what }), dataPath: 'auto-zero-copy' }
     case 'file':
       return { backend: file({ path: what }) }
+    case 'file-direct':
+      return { backend: file({ path: what, direct: true }) }
     case 'file-copy':
       return { backend: file({ path: what }), dataPath: 'copy' }
     case 'js-worker-sync':
@@ -35,7 +37,7 @@ function deviceOptions(kind: string, what: string): DeviceOptions {
     case 'js-main-sync':
       return { backend: memoryBackend({ size: what, mode: 'sync' }) }
     default:
-      throw new Error(`"${kind}" is none of null, mem, mem-zero-copy, file, file-copy, js-worker-sync, js-worker-async and js-main-sync`)
+      throw new Error(`"${kind}" is none of null, mem, mem-zero-copy, file, file-direct, file-copy, js-worker-sync, js-worker-async and js-main-sync`)
   }
 }
 
