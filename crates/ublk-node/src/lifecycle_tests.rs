@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ublk::target::{Geometry, Io, Progress, QueueTarget, Request};
-use ublk::uapi::DevState;
+use ublk::uapi::{DevState, Features};
 use ublk::{BufferMode, CharDevice, Control, Device, DeviceSpec, Error, Recovery, Target};
 
 use crate::events::Events;
@@ -73,6 +73,9 @@ fn comes_to(device: &DeviceState, wanted: DevState) {
 #[test]
 #[ignore = "needs a ublk kernel"]
 fn a_panic_of_the_target_leaves_a_device_with_recovery_to_the_next_server() {
+    if !Control::open().unwrap().features().unwrap().contains(Features::QUIESCE) {
+        return; // the next test says what is done there
+    }
     for recovery in [Recovery::Requeue, Recovery::Reissue] {
         let device = live(recovery);
         panic_in(&device);
@@ -87,9 +90,14 @@ fn a_panic_of_the_target_leaves_a_device_with_recovery_to_the_next_server() {
 
 #[test]
 #[ignore = "needs a ublk kernel"]
-fn a_panic_of_the_target_stops_a_device_without_recovery() {
-    let device = live(Recovery::Off);
-    panic_in(&device);
-    comes_to(&device, DevState::Dead);
-    device.close().unwrap();
+fn a_panic_of_the_target_stops_a_device_without_recovery_or_quiesce() {
+    let can_quiesce = Control::open().unwrap().features().unwrap().contains(Features::QUIESCE);
+    let stopped: &[Recovery] =
+        if can_quiesce { &[Recovery::Off] } else { &[Recovery::Off, Recovery::Requeue, Recovery::Reissue] };
+    for &recovery in stopped {
+        let device = live(recovery);
+        panic_in(&device);
+        comes_to(&device, DevState::Dead);
+        device.close().unwrap();
+    }
 }

@@ -229,9 +229,12 @@ impl NativeQueue {
             if self.broken.is_some() {
                 return self.broken.take().map_or(Ok(()), Err);
             }
-            let is_given_up = self.queue.device().is_given_up() && self.queue.backing_open() == 0;
-            if self.queue.is_over() || is_given_up {
+            if self.queue.is_over() {
                 return Ok(());
+            }
+            if self.queue.device().is_given_up() && self.queue.backing_open() == 0 {
+                // What was answered has to reach the driver.
+                return self.queue.turn(Wait::No);
             }
             self.queue.turn(Wait::Forever)?;
         }
