@@ -37,7 +37,9 @@ function deviceOptions(kind: string, what: string): DeviceOptions {
     case 'js-main-sync':
       return { backend: memoryBackend({ size: what, mode: 'sync' }) }
     default:
-      throw new Error(`"${kind}" is none of null, mem, mem-zero-copy, file, file-direct, file-copy, js-worker-sync, js-worker-async and js-main-sync`)
+      throw new Error(
+        `"${kind}" is none of null, mem, mem-zero-copy, file, file-direct, file-copy, js-worker-sync, js-worker-async and js-main-sync`,
+      )
   }
 }
 
