@@ -62,7 +62,7 @@ fn members_after_the_one_that_fails_are_cancelled_and_each_frees_its_own() {
             // SAFETY: the entries point to no memory.
             let keys = core.with_reactor(|reactor| unsafe { reactor.unwrap().submit_chain(links.into()) }).unwrap();
             assert_eq!(executor.stats().in_flight, 4);
-            sleep(Duration::from_millis(5)).await;
+            until_nothing_is_in_flight(&executor).await;
             let mut answers = Vec::new();
             for key in keys {
                 let polled = core.with_reactor(|reactor| reactor.unwrap().poll(key, std::task::Waker::noop()));
