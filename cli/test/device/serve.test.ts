@@ -124,7 +124,7 @@ test.serial('kill -9 of a server under load: another one takes over within a sec
   let { id, pid } = await running.next('started', 'disk')
   const other = await running.next('started', 'other')
   t.is((await running.next('ready')).devices, 2)
-  const load = await verifyingLoad(id, 30)
+  const load = await verifyingLoad(id, 45)
   for (const round of [1, 2, 3]) {
     process.kill(pid, 'SIGKILL')
     await waitUntil('the server is gone', () => !isAlive(pid))
