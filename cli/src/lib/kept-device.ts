@@ -242,8 +242,10 @@ export class KeptDevice {
   async #isForeign(state: ServerState): Promise<boolean> {
     const info = await this.#infoOf(state.id)
     if (info === null) return true
+    // When its server has just ended it is live still, and nobody's.
+    if (info.state !== 'live' || info.pid <= 0) return false
     // Whoever has taken it over by `ublk recover` says so in the record, before or after this look.
-    const isTheirs = (record: ServerState | null): boolean => info.state === 'live' && record !== null && info.pid !== record.pid
+    const isTheirs = (record: ServerState | null): boolean => record !== null && record.pid !== info.pid
     return isTheirs(state) && isTheirs(this.#directory.read(state.id)) && (await this.#infoOf(state.id))?.pid === info.pid
   }
 
