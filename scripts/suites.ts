@@ -178,6 +178,13 @@ export const suites: Suite[] = [
       fullOnly: run !== 'ublk mount',
     }),
   ),
+  {
+    name: 'csi life on ublk, 7.2',
+    command: ['csi/test/life/run', 'ublk', 'ext4:plugin', '--', '--kernel', '7.2'],
+    counts: 'closing-line',
+    tags: ['vm', 'stress', 'csi'],
+    timeoutSeconds: 1200,
+  },
   ...endKernels.flatMap((kernel) =>
     ['ublk', 'rds'].map(
       (provider): Suite => ({
