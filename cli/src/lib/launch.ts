@@ -123,9 +123,11 @@ class Conversation {
     const kill = setTimeout(() => this.#child.kill('SIGKILL'), END_LIMIT_MS)
     const hasEnded = await Promise.race([this.#ended.then(() => true), delay(KILL_LIMIT_MS, false, { ref: false })])
     clearTimeout(kill)
-    // A call into a kernel that is stuck cannot be killed: what it holds is left to it.
-    if (!hasEnded) this.#child.unref()
-    if (!hasEnded) return
+    if (!hasEnded) {
+      // A call into a kernel that is stuck cannot be killed: what it holds is left to it.
+      this.#child.unref()
+      return
+    }
     if (this.#createdId === null) return
     const directory = StateDirectory.forUser()
     // The number may be another server's by now.

@@ -322,12 +322,17 @@ impl DeviceState {
         }
     }
 
-    /// STOP_DEV, which the end of the process waits for.
+    /// STOP_DEV for a failed queue.
     pub(crate) fn stop_device(&self, control: &Control) -> Result<(), NativeError> {
+        Ok(self.while_stopping(|| control.stop(self.id))?)
+    }
+
+    /// Sends STOP_DEV, which the end of the process waits for.
+    fn while_stopping<T>(&self, stop: impl FnOnce() -> T) -> T {
         self.is_stopping.store(true, Ordering::Release);
-        let stopped = control.stop(self.id);
+        let stopped = stop();
         self.is_stopping.store(false, Ordering::Release);
-        Ok(stopped?)
+        stopped
     }
 
     fn clean_up(&self, is_this_run: impl FnOnce() -> bool) {
@@ -391,10 +396,7 @@ impl DeviceState {
         if matches!(device.spec().recovery, Recovery::Requeue | Recovery::Reissue) {
             self.let_go(device)?;
         }
-        self.is_stopping.store(true, Ordering::Release);
-        let stopped = device.stop();
-        self.is_stopping.store(false, Ordering::Release);
-        stopped?;
+        self.while_stopping(|| device.stop())?;
         self.release_serving(device)
     }
 
