@@ -64,7 +64,7 @@ impl Externals {
         Some(index)
     }
 
-    /// The common case, that all completions are for one client which has taken its last batch: exchanges the vectors. False, and nothing is
+    /// The common case, that a batch of one kind is for a client which has taken its last one: exchanges the vectors. False, and nothing is
     /// done: it is another case.
     #[inline]
     pub(crate) fn take_whole(&mut self, batch: &mut Vec<Completion>, wakers: &mut Vec<Waker>) -> bool {
@@ -73,10 +73,6 @@ impl Externals {
         else {
             return false;
         };
-        let low = batch[0].user_data as u32;
-        if !batch.iter().all(|completion| completion.user_data as u32 == low && !completion.more) {
-            return false;
-        }
         client.in_flight = client.in_flight.saturating_sub(batch.len());
         mem::swap(&mut client.batch, batch);
         if client.waker.is_some() {
@@ -88,7 +84,7 @@ impl Externals {
     #[inline]
     pub(crate) fn complete(&mut self, index: usize, completion: Completion, wakers: &mut Vec<Waker>) {
         let Some(client) = self.clients.get_mut(index) else { return };
-        client.in_flight = client.in_flight.saturating_sub(usize::from(!completion.more));
+        client.in_flight = client.in_flight.saturating_sub(usize::from(!completion.more()));
         if client.is_there {
             client.batch.push(completion);
             wakers.extend(client.waker.take());
@@ -139,7 +135,7 @@ impl External {
         }
     }
 
-    /// Queues an operation for the executor's next turn. Its completion comes with `data`.
+    /// Queues an operation for the executor's next turn. Its completion comes with `data`: the entry's `user_data` is made here, in place.
     ///
     /// # Safety
     /// What the entry points to (buffers, paths) stays valid, and unaliased by Rust references, until its last completion was taken, or the
@@ -147,12 +143,12 @@ impl External {
     ///
     /// # Errors
     /// The kernel's answer when a full queue could not be submitted; ESHUTDOWN when the executor has ended.
-    #[inline]
-    pub unsafe fn push(&self, mut entry: squeue::Entry, data: u32) -> Result<(), RingError> {
+    #[inline(always)]
+    pub unsafe fn push(&self, entry: &mut squeue::Entry, data: u32) -> Result<(), RingError> {
         entry.set_user_data(u64::from(data) << 32 | u64::from(FIRST_CLIENT + self.index as u32));
         self.with_reactor(|reactor| {
             // SAFETY: the caller's promise.
-            unsafe { reactor.port.push(&entry) }?;
+            unsafe { reactor.port.push(entry) }?;
             if let Some(client) = reactor.externals.clients.get_mut(self.index) {
                 client.in_flight += 1;
             }
@@ -264,6 +260,7 @@ impl External {
         self.core.with_reactor(|reactor| reactor.map_or((0, 0), |reactor| reactor.counts()))
     }
 
+    #[inline(always)] // pushing is short
     fn with_reactor<R>(&self, act: impl FnOnce(&mut Reactor) -> Result<R, RingError>) -> Result<R, RingError> {
         self.core.with_reactor(|reactor| reactor.map_or_else(|| Err(has_ended()), act))
     }

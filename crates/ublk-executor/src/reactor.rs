@@ -372,9 +372,9 @@ impl Reactor {
         loop {
             self.batch.clear();
             self.batch.reserve(BATCH); // a client may have left a smaller one here
-            self.port.reap(&mut self.batch);
+            let is_of_one = self.port.reap(&mut self.batch);
             let is_last = self.batch.len() < BATCH;
-            if !self.externals.take_whole(&mut self.batch, &mut self.outcome.wakers) {
+            if !(is_of_one && self.externals.take_whole(&mut self.batch, &mut self.outcome.wakers)) {
                 self.sort_batch();
             }
             if is_last {
@@ -417,7 +417,7 @@ impl Reactor {
             WAKE => {
                 let mut count = [0_u8; 8];
                 let _ = rustix::io::read(&self.listener, &mut count);
-                if !completion.more {
+                if !completion.more() {
                     self.arm_wake();
                 }
             }
@@ -434,7 +434,7 @@ impl Reactor {
         let mut is_full = false;
         if let Some(stream) = &mut op.stream {
             // Its cancellation is the end, and no result.
-            if completion.more || completion.result != -libc::ECANCELED {
+            if completion.more() || completion.result != -libc::ECANCELED {
                 stream.results.push_back(completion.result);
             }
             if let OpState::InFlight(waker) = &mut op.state {
@@ -442,7 +442,7 @@ impl Reactor {
             }
             is_full = stream.results.len() >= STREAM_LIMIT && !mem::replace(&mut stream.is_cancelled, true);
         }
-        if completion.more {
+        if completion.more() {
             if is_full {
                 self.cancel(key);
             }

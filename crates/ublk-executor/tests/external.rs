@@ -28,9 +28,9 @@ fn timeout(timespec: &'static types::Timespec) -> squeue::Entry {
 static LONG: types::Timespec = types::Timespec::new().sec(60);
 static SHORT: types::Timespec = types::Timespec::new().nsec(20_000_000);
 
-fn push(client: &External, entry: squeue::Entry, data: u32) {
+fn push(client: &External, mut entry: squeue::Entry, data: u32) {
     // SAFETY: NOP points to nothing, and a timeout to what is static.
-    unsafe { client.push(entry, data) }.unwrap();
+    unsafe { client.push(&mut entry, data) }.unwrap();
 }
 
 fn data_of(client: &External) -> Vec<u32> {
@@ -138,7 +138,7 @@ fn the_end_does_not_wait_for_clients_operations() {
     assert_eq!(executor.close().leaked_operations, 0);
     assert!(begin.elapsed() < Duration::from_secs(10));
     // SAFETY: NOP points to nothing.
-    let refused: RingError = unsafe { client.push(nop(), 0) }.unwrap_err();
+    let refused: RingError = unsafe { client.push(&mut nop(), 0) }.unwrap_err();
     assert_eq!(refused.errno(), Some(libc::ESHUTDOWN));
     assert!(data_of(&client).is_empty());
 }

@@ -318,6 +318,7 @@ impl Core {
     }
 
     /// None once the executor has ended. `act` must not run foreign code.
+    #[inline(always)]
     pub(crate) fn with_reactor<R>(&self, act: impl FnOnce(Option<&mut Reactor>) -> R) -> R {
         act(self.reactor.borrow_mut().as_mut())
     }

@@ -19,7 +19,7 @@ use crate::io::{BufferedFile, DmaBuffer, DmaFile, Events, FixedBuffer, poll_once
 use crate::net::{ListenOptions, TcpListener};
 use crate::reactor::{AnyPort, Port};
 use crate::ring::faults::{Fault, left, on_enter};
-use crate::ring::{Completion, Opcodes, Ring, RingError, RingOptions, Wait};
+use crate::ring::{Completion, Kinds, Opcodes, Ring, RingError, RingOptions, Wait};
 
 /// What goes wrong next; each happens once.
 #[derive(Default)]
@@ -73,14 +73,14 @@ impl Port for FaultyRing {
         self.ring.turn(if self.withheld.is_empty() || self.faults.withholds.get() { wait } else { Wait::No })
     }
 
-    fn reap(&mut self, batch: &mut Vec<Completion>) {
+    fn reap(&mut self, batch: &mut Vec<Completion>) -> bool {
         let room = batch.capacity();
         let mut real = Vec::with_capacity(room / 2 - self.withheld.len());
         self.ring.reap(&mut real);
         real.splice(0..0, self.withheld.drain(..));
         if self.faults.withholds.get() {
             self.withheld = real;
-            return;
+            return Kinds::of(batch).is_one();
         }
         for completion in real {
             batch.push(completion);
@@ -89,8 +89,9 @@ impl Port for FaultyRing {
             }
         }
         for user_data in self.faults.stray.take() {
-            batch.push(Completion { user_data, result: 1, more: false });
+            batch.push(Completion { user_data, result: 1, flags: 0 });
         }
+        Kinds::of(batch).is_one()
     }
 
     fn has_work(&mut self) -> bool {

@@ -14,7 +14,7 @@ use io_uring::squeue;
 
 use super::{LocalExecutor, Shares};
 use crate::reactor::{AnyPort, CANCEL, Port, WAKE};
-use crate::ring::{Completion, Opcodes, RingError, Wait};
+use crate::ring::{Completion, Kinds, Opcodes, RingError, Wait};
 use crate::wake::EventFd;
 
 pub(super) struct MockRing {
@@ -29,6 +29,9 @@ pub(super) struct MockRing {
     enters: u64,
     completions: u64,
 }
+
+/// IORING_CQE_F_MORE in linux/io_uring.h.
+const MORE: u32 = 2;
 
 /// What an operation of the mock ring answers.
 pub(super) const ANSWER: i32 = 7;
@@ -74,7 +77,7 @@ impl MockRing {
         }
         assert!(is_raised || wait != Wait::Forever, "a wake was lost");
         if is_raised {
-            self.done.push(Completion { user_data: WAKE, result: 1, more: true });
+            self.done.push(Completion { user_data: WAKE, result: 1, flags: MORE });
         }
     }
 }
@@ -99,7 +102,7 @@ impl Port for MockRing {
     fn turn(&mut self, wait: Wait) -> Result<(), RingError> {
         self.enters += 1;
         if !self.holds.get() {
-            let completion = |user_data| Completion { user_data, result: ANSWER, more: false };
+            let completion = |user_data| Completion { user_data, result: ANSWER, flags: 0 };
             self.done.extend(self.pushed.drain(..).map(completion));
         }
         if self.done.is_empty() && wait != Wait::No {
@@ -108,11 +111,12 @@ impl Port for MockRing {
         Ok(())
     }
 
-    fn reap(&mut self, batch: &mut Vec<Completion>) {
+    fn reap(&mut self, batch: &mut Vec<Completion>) -> bool {
         let room = batch.capacity() - batch.len();
         let taken = self.done.len().min(room);
         self.completions += taken as u64;
         batch.extend(self.done.drain(..taken));
+        Kinds::of(batch).is_one()
     }
 
     fn has_work(&mut self) -> bool {

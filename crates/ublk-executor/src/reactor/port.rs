@@ -19,7 +19,8 @@ pub(crate) trait Port {
     /// As for [`Ring::push`].
     unsafe fn push_wide(&mut self, entry: &squeue::Entry128) -> Result<(), RingError>;
     fn turn(&mut self, wait: Wait) -> Result<(), RingError>;
-    fn reap(&mut self, batch: &mut Vec<Completion>);
+    /// As [`Ring::reap`].
+    fn reap(&mut self, batch: &mut Vec<Completion>) -> bool;
     fn has_work(&mut self) -> bool;
     fn has_unsubmitted(&mut self) -> bool;
     fn is_quiet(&mut self) -> bool;
@@ -52,7 +53,7 @@ pub(crate) enum AnyPort {
 impl AnyPort {
     /// # Safety
     /// As for [`Ring::push`].
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), RingError> {
         match self {
             // SAFETY: the caller's promise.
@@ -71,7 +72,7 @@ impl AnyPort {
     }
 
     #[inline]
-    pub(crate) fn reap(&mut self, batch: &mut Vec<Completion>) {
+    pub(crate) fn reap(&mut self, batch: &mut Vec<Completion>) -> bool {
         match self {
             AnyPort::Usual(ring) => ring.reap(batch),
             AnyPort::Other(port) => port.reap(batch),
@@ -154,8 +155,8 @@ impl<S: FromWide> Port for Ring<S> {
         Ring::turn(self, wait)
     }
 
-    fn reap(&mut self, batch: &mut Vec<Completion>) {
-        Ring::reap(self, batch);
+    fn reap(&mut self, batch: &mut Vec<Completion>) -> bool {
+        Ring::reap(self, batch)
     }
 
     fn has_work(&mut self) -> bool {

@@ -61,14 +61,51 @@ pub struct Completion {
     pub user_data: u64,
     /// Result, or -errno.
     pub result: i32,
+    /// IORING_CQE_F flags.
+    pub flags: u32,
+}
+
+impl Completion {
     /// A multishot operation goes on.
-    pub more: bool,
+    #[inline]
+    pub fn more(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+}
+
+/// What the completions of a batch have in common, looked at without a branch for each.
+pub(crate) struct Kinds {
+    any: u32,
+    all: u32,
+    flags: u32,
+}
+
+impl Kinds {
+    /// Of what a batch holds already.
+    #[inline]
+    pub(crate) fn of(batch: &[Completion]) -> Kinds {
+        let mut kinds = Kinds { any: 0, all: u32::MAX, flags: 0 };
+        batch.iter().for_each(|completion| kinds.add(completion));
+        kinds
+    }
+
+    #[inline]
+    fn add(&mut self, completion: &Completion) {
+        self.any |= completion.user_data as u32;
+        self.all &= completion.user_data as u32;
+        self.flags |= completion.flags;
+    }
+
+    #[inline]
+    pub(crate) fn is_one(&self) -> bool {
+        self.any == self.all && !cqueue::more(self.flags)
+    }
 }
 
 impl From<cqueue::Entry> for Completion {
     #[inline]
     fn from(entry: cqueue::Entry) -> Completion {
-        Completion { user_data: entry.user_data(), result: entry.result(), more: cqueue::more(entry.flags()) }
+        Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() }
     }
 }
 
@@ -131,7 +168,7 @@ impl<S: squeue::EntryMarker> Ring<S> {
     ///
     /// # Errors
     /// The kernel's answer when a full queue could not be submitted, EBUSY and EAGAIN among them when it stays so.
-    #[inline]
+    #[inline(always)] // a call takes as long
     pub unsafe fn push(&mut self, entry: &S) -> Result<(), RingError> {
         // SAFETY: the caller's promise.
         if unsafe { self.io.submission().push(entry) }.is_ok() {
@@ -209,17 +246,26 @@ impl<S: squeue::EntryMarker> Ring<S> {
         }
     }
 
-    /// Moves completions into `batch` until it is full or none is left. Never allocates: `batch` keeps its capacity.
+    /// Moves completions into `batch` until it is full or none is left. Never allocates: `batch` keeps its capacity. True when there are
+    /// some, and all are of one kind: the lower halves of their `user_data` are the same, and no operation goes on.
     #[inline]
-    pub fn reap(&mut self, batch: &mut Vec<Completion>) {
+    pub fn reap(&mut self, batch: &mut Vec<Completion>) -> bool {
         let before = batch.len();
         if !self.aside.is_empty() {
             let room = batch.capacity() - batch.len();
             batch.extend(self.aside.drain(..room.min(self.aside.len())));
         }
-        let room = batch.capacity() - batch.len();
-        batch.extend(self.io.completion().take(room).map(Completion::from));
+        let (mut taken, mut kinds) = (0, Kinds::of(batch));
+        for (place, entry) in batch.spare_capacity_mut().iter_mut().zip(self.io.completion()) {
+            let completion = Completion::from(entry);
+            kinds.add(&completion);
+            place.write(completion);
+            taken += 1;
+        }
+        // SAFETY: so many places, from the end of the vector on and within its capacity, were written just now.
+        unsafe { batch.set_len(batch.len() + taken) };
         self.completions += (batch.len() - before) as u64;
+        kinds.is_one()
     }
 
     /// True when nothing is left to submit or to reap, and nothing can complete before the next turn. Always false on kernels without

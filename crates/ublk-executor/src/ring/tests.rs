@@ -83,7 +83,7 @@ fn a_waker_ends_a_wait() {
         ring.turn(Wait::AtMost(Duration::from_secs(5))).unwrap();
         ring.reap(&mut batch);
     }
-    assert_eq!((batch[0].user_data, batch[0].more), (9, true));
+    assert_eq!((batch[0].user_data, batch[0].more()), (9, true));
     thread.join().unwrap();
 }
 

@@ -211,7 +211,7 @@ impl Server {
 
     fn complete(&mut self, completion: Completion) {
         match completion.user_data {
-            WAKE if completion.more => {}
+            WAKE if completion.more() => {}
             WAKE => self.arm_wake(),
             CANCEL => {}
             key => {

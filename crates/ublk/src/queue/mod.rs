@@ -29,9 +29,9 @@ use ublk_executor::external::External;
 use ublk_executor::{Completion, LocalExecutor, Wait, clock};
 use ublk_uapi::{IoFlags, RES_ABORT, RES_NEED_GET_DATA, RES_OK};
 
-use crate::device::CharDevice;
+use crate::device::{CharDevice, ZeroCopyFallback};
 use crate::{BufferMode, Error};
-use batch::{Arrival, Batches};
+use batch::{Arrival, Batches, Element};
 use descriptors::Descriptors;
 pub use request::{Op, Request};
 pub use stats::{OpStats, QueueStats, Stats};
@@ -100,6 +100,8 @@ struct TagState {
     fetching_data: bool,
     /// Its pages are a fixed buffer by our own doing.
     is_registered: bool,
+    /// Backing operations under way for its request.
+    backing: u16,
     request: Request,
     started_ticks: u64,
 }
@@ -111,8 +113,10 @@ pub struct Queue {
     /// Of each hardware queue that has tags here.
     descriptors: Vec<Descriptors>,
     device: Arc<CharDevice>,
-    /// The mode of the device's buffers, looked at for each command.
+    /// The mode of the device's buffers, looked at for each request.
     buffers: BufferMode,
+    /// The driver registers requests' pages by itself, and what it does when it cannot.
+    auto_buffers: Option<ZeroCopyFallback>,
     files: Files,
     /// Where requests come and go many at a time.
     batches: Option<Box<Batches>>,
@@ -173,6 +177,7 @@ impl Queue {
             descriptors,
             device: Arc::clone(device),
             buffers: device.buffers(),
+            auto_buffers: (device.buffers() == BufferMode::AutoZeroCopy).then(|| device.options().fallback),
             files,
             batches: batches.map(Box::new),
             delays: vec![Timespec::new(); tags.len()].into_boxed_slice(),
@@ -233,6 +238,12 @@ impl Queue {
         self.is_ending && self.with_server == 0 && self.backing == 0
     }
 
+    /// How the data of requests moves.
+    #[inline]
+    pub(crate) fn buffers(&self) -> BufferMode {
+        self.buffers
+    }
+
     /// Backing operations on their way.
     pub fn backing_open(&self) -> u32 {
         self.backing
@@ -247,6 +258,12 @@ impl Queue {
     #[inline]
     pub fn request(&self, tag: u16) -> &Request {
         &self.tags[usize::from(tag)].request
+    }
+
+    /// True while backing operations of the tag's request are on their way.
+    #[inline]
+    pub(crate) fn has_backing(&self, tag: u16) -> bool {
+        self.tags[usize::from(tag)].backing > 0
     }
 
     /// Ticks at which the tag's request was seen.
@@ -271,10 +288,11 @@ impl Queue {
     ///
     /// # Errors
     /// [`Error::Kernel`] when the ring is broken.
-    #[inline]
+    #[inline(always)]
     pub fn commit(&mut self, tag: u16, result: i32, buffer: BufferAddress) -> Result<(), Error> {
         let state = &mut self.tags[usize::from(tag)];
         assert!(state.owner == Owner::Server, "tag {tag} committed twice");
+        assert!(state.backing == 0, "tag {tag} is answered with I/O open");
         assert!(result <= state.request.len_bytes as i32, "tag {tag} returned {result} bytes, too many");
         state.owner = Owner::Driver;
         self.with_server -= 1;
@@ -283,22 +301,30 @@ impl Queue {
             self.commit_ticks = clock::ticks();
         }
         self.stats.record(state.request.op, result, self.commit_ticks.wrapping_sub(state.started_ticks));
-        let (area, is_registered) = (state.area, std::mem::take(&mut state.is_registered));
-        if is_registered {
+        if std::mem::take(&mut state.is_registered) {
             self.push_unregister(tag)?;
         }
-        self.push_commit(tag, result, buffer)?;
-        if self.batches.as_ref().is_some_and(|batches| batches.has_ended(area)) {
+        if self.batches.is_some() {
+            self.commit_in_batch(tag, result, buffer);
+            return Ok(());
+        }
+        self.push_commit(tag, result, buffer)
+    }
+
+    fn commit_in_batch(&mut self, tag: u16, result: i32, buffer: BufferAddress) {
+        let TagState { area, slot, .. } = self.tags[usize::from(tag)];
+        let Some(batches) = &mut self.batches else { return };
+        batches.add(area, Element { tag: slot.tag, buffer_index: tag, result, address: buffer.get() });
+        if batches.has_ended(area) {
             self.area_ended(area); // no request comes to this tag any more
         }
-        Ok(())
     }
 
     /// Answers a zone append: with the sector that its data went to, in place of an address.
     ///
     /// # Errors
     /// [`Error::Kernel`] when the ring is broken.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn commit_append(&mut self, tag: u16, result: i32, sector: u64) -> Result<(), Error> {
         self.commit(tag, result, BufferAddress::sector(sector))
     }
@@ -383,7 +409,7 @@ impl Queue {
     }
 
     /// Next thing that the last turn brought; None when all was taken.
-    #[inline]
+    #[inline(always)] // one loop, which most events never leave
     pub fn next_event(&mut self) -> Option<Event> {
         loop {
             if let Some(tag) = self.batches.as_mut().and_then(|batches| batches.next_tag()) {
@@ -398,6 +424,7 @@ impl Queue {
             let label = Label(completion.data());
             if label.is_backing() {
                 self.backing -= 1;
+                self.tags[usize::from(label.tag())].backing -= 1;
                 return Some(Event::Backing { tag: label.tag(), part: label.part(), result: completion.result });
             }
             if label.is_tag_command() {
@@ -450,7 +477,7 @@ impl Queue {
         if !label.is_batch_fetch() {
             return None;
         }
-        match batches.fetched(label.tag(), completion.result, completion.more) {
+        match batches.fetched(label.tag(), completion.result, completion.more()) {
             Arrival::Tags => None,
             Arrival::End(area) => {
                 self.area_ended(area);
@@ -468,7 +495,7 @@ impl Queue {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn command_completed(&mut self, tag: u16, result: i32) -> Event {
         let state = &mut self.tags[usize::from(tag)];
         assert!(state.owner == Owner::Driver, "a completion for tag {tag}, which the driver does not own");
@@ -508,6 +535,7 @@ fn map_slots(device: &CharDevice, slots: &[Slot]) -> Result<(Vec<Descriptors>, V
         owner: Owner::Nobody,
         fetching_data: false,
         is_registered: false,
+        backing: 0,
         request: Request::default(),
         started_ticks: 0,
     });

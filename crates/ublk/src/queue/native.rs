@@ -21,91 +21,94 @@ use crate::{BufferMode, Error, SharedMemory};
 
 /// What a target may do for the request at hand.
 pub struct Io<'a> {
-    queue: &'a mut Queue,
-    memory: Memory<'a>,
-    tags: &'a mut [TagState],
+    serving: &'a mut Serving,
     tag: u16,
-    /// Where the request's data is, in memory of this process; none in the zero-copy modes.
-    data: Option<(&'a Mapping, usize)>,
-    /// The same as an address.
-    buffer: BufferAddress,
-    woken: &'a mut Vec<u16>,
-    broken: &'a mut Option<Error>,
 }
 
-/// Where the data of requests may be, beside the target's own memory.
-#[derive(Clone, Copy)]
-struct Memory<'a> {
+/// A queue and what its requests need, beside the target.
+struct Serving {
+    queue: Queue,
     /// One buffer per tag.
-    buffers: Option<&'a Mapping>,
-    shared: Option<&'a SharedMemory>,
+    buffers: Option<Mapping>,
+    /// Of each tag; none in the zero-copy modes.
+    addresses: Vec<BufferAddress>,
+    shared_memory: Option<Arc<SharedMemory>>,
+    /// Requests to resume, each once: with room for all.
+    woken: Vec<u16>,
+    broken: Option<Error>,
 }
 
-impl<'a> Io<'a> {
+impl Serving {
     #[inline]
-    fn new(
-        queue: &'a mut Queue,
-        memory: Memory<'a>,
-        tags: &'a mut [TagState],
-        tag: u16,
-        woken: &'a mut Vec<u16>,
-        broken: &'a mut Option<Error>,
-    ) -> Io<'a> {
-        let request = queue.request(tag);
-        let (data, buffer) = match (request.in_shared_memory(), memory.shared) {
-            (Some(offset), Some(shared)) => {
-                (Some((shared.mapping(), offset)), shared_address(shared, offset, request.len_bytes))
-            }
-            _ => {
-                let offset = usize::from(tag) * queue.device().max_io_bytes() as usize;
-                (memory.buffers.map(|buffers| (buffers, offset)), tags[usize::from(tag)].buffer)
-            }
-        };
-        Io { queue, memory, tags, tag, data, buffer, woken, broken }
+    fn note(&mut self, done: Result<(), Error>) {
+        if let Err(error) = done {
+            self.broken = Some(error);
+        }
     }
 }
 
 impl Io<'_> {
-    /// Starts an operation on the target's file `file` (0 is its first); its end comes to `resume` with `part`.
+    /// Where the request's data is, in memory of this process; none in the zero-copy modes.
     #[inline]
+    fn data(&self) -> Option<(&Mapping, usize)> {
+        let Serving { queue, buffers, .. } = &*self.serving;
+        self.shared().or_else(|| {
+            let offset = usize::from(self.tag) * queue.device().max_io_bytes() as usize;
+            buffers.as_ref().map(|buffers| (buffers, offset))
+        })
+    }
+
+    /// The same as an address.
+    #[inline]
+    fn buffer(&self) -> BufferAddress {
+        match self.shared() {
+            None => self.serving.addresses[usize::from(self.tag)],
+            Some((mapping, offset)) => shared_address(mapping, offset, self.serving.queue.request(self.tag).len_bytes),
+        }
+    }
+
+    /// Where the request's data is in the memory that the device's users share, if it lies there.
+    #[inline]
+    fn shared(&self) -> Option<(&Mapping, usize)> {
+        let shared = self.serving.shared_memory.as_ref()?;
+        let offset = self.serving.queue.request(self.tag).in_shared_memory()?;
+        Some((shared.mapping(), offset))
+    }
+
+    /// Starts an operation on the target's file `file` (0 is its first); its end comes to `resume` with `part`.
+    #[inline(always)] // as `push_backing`
     pub fn start(&mut self, file: u16, part: u16, io: BackingIo) {
-        let pushed = self.queue.push_backing(self.tag, part, file + 1, self.buffer, io);
-        self.started(pushed);
+        let buffer = self.buffer();
+        let pushed = self.serving.queue.push_backing(self.tag, part, file + 1, buffer, io);
+        self.serving.note(pushed);
     }
 
     /// The same for another request that waits ([`Progress::Waiting`]): what is started through it is that one's.
     #[inline]
     pub fn at(&mut self, tag: u16) -> Io<'_> {
-        debug_assert!(self.queue.is_open(tag), "tag {tag} has no request");
-        Io::new(self.queue, self.memory, self.tags, tag, self.woken, self.broken)
+        debug_assert!(self.serving.queue.is_open(tag), "tag {tag} has no request");
+        Io { serving: self.serving, tag }
     }
 
     /// Starts an operation on a socket; only in the modes that have buffers. The socket stays open until its end.
     #[inline]
     pub fn socket(&mut self, part: u16, socket: RawFd, io: SocketIo) {
-        let pushed = self.queue.push_socket(self.tag, part, socket, self.buffer, io);
-        self.started(pushed);
-    }
-
-    #[inline]
-    fn started(&mut self, pushed: Result<(), Error>) {
-        match pushed {
-            Ok(()) => self.tags[usize::from(self.tag)].backing += 1,
-            Err(error) => *self.broken = Some(error),
-        }
+        let buffer = self.buffer();
+        let pushed = self.serving.queue.push_socket(self.tag, part, socket, buffer, io);
+        self.serving.note(pushed);
     }
 
     /// Comes to `resume` with `part` after this long, with a result of no meaning. A request has one of these at a time.
     #[inline]
     pub fn delay(&mut self, part: u16, duration: Duration) {
-        let pushed = self.queue.push_delay(self.tag, part, duration);
-        self.started(pushed);
+        let pushed = self.serving.queue.push_delay(self.tag, part, duration);
+        self.serving.note(pushed);
     }
 
     /// Wakes a request that said [`Progress::Waiting`]: `resume` is called for it after this one, with `part` [`WOKEN`].
     #[inline]
     pub fn wake(&mut self, tag: u16) {
-        self.woken.push(tag);
+        self.serving.woken.push(tag);
     }
 
     /// Copies the integrity data of the request to `place`.
@@ -113,7 +116,7 @@ impl Io<'_> {
     /// # Errors
     /// errno, EIO if the request has less.
     pub fn take_integrity(&mut self, place: BufferAddress, length: usize) -> Result<(), i32> {
-        self.queue.copy_integrity(self.tag, place, length, false)
+        self.serving.queue.copy_integrity(self.tag, place, length, false)
     }
 
     /// Copies the integrity data of the request from `place`.
@@ -121,56 +124,42 @@ impl Io<'_> {
     /// # Errors
     /// As [`Io::take_integrity`].
     pub fn give_integrity(&mut self, place: BufferAddress, length: usize) -> Result<(), i32> {
-        self.queue.copy_integrity(self.tag, place, length, true)
+        self.serving.queue.copy_integrity(self.tag, place, length, true)
     }
 
     /// Puts bytes into the request's data.
     pub fn fill(&mut self, offset: usize, bytes: &[u8]) {
-        if let Some((data, start)) = self.data {
+        if let Some((data, start)) = self.data() {
             data.copy_in(start + offset, bytes);
         }
     }
 
     /// Overwrites the first `length` bytes of the request's data with zeroes.
     pub fn zero_buffer(&mut self, length: usize) {
-        if let Some((data, offset)) = self.data {
+        if let Some((data, offset)) = self.data() {
             data.overwrite_with_zeroes(offset, length);
         }
     }
 
     /// Fills the request's data from a store.
     pub fn copy_from_store(&mut self, store: &Mapping, store_offset: usize, length: usize) {
-        if let Some((data, offset)) = self.data {
+        if let Some((data, offset)) = self.data() {
             data.copy_from(offset, store, store_offset, length);
         }
     }
 
     /// Stores the request's data.
     pub fn copy_to_store(&mut self, store: &Mapping, store_offset: usize, length: usize) {
-        if let Some((data, offset)) = self.data {
+        if let Some((data, offset)) = self.data() {
             store.copy_from(store_offset, data, offset, length);
         }
     }
 }
 
-#[derive(Clone, Copy)]
-struct TagState {
-    /// The tag's own buffer, none in the zero-copy modes.
-    buffer: BufferAddress,
-    /// Backing operations under way.
-    backing: u16,
-}
-
 /// One queue, its target and its buffers. Backing operations end before the memory that they use is freed.
 pub(crate) struct NativeQueue {
-    queue: Queue,
+    serving: Serving,
     target: Box<dyn QueueTarget>,
-    buffers: Option<Mapping>,
-    shared_memory: Option<Arc<SharedMemory>>,
-    tags: Vec<TagState>,
-    /// Requests to resume, each once: with room for all.
-    woken: Vec<u16>,
-    broken: Option<Error>,
     is_failing: bool,
 }
 
@@ -181,36 +170,38 @@ impl NativeQueue {
             .then(|| Mapping::new(slots.len() * device.max_io_bytes() as usize))
             .transpose()
             .map_err(|_| Error::NoMemory { what: format!("{} tag buffers", slots.len()), id: Some(device.id()) })?;
-        let tags =
-            (0..slots.len()).map(|tag| TagState { buffer: tag_buffer(device, buffers.as_ref(), tag), backing: 0 });
+        let addresses = (0..slots.len()).map(|tag| tag_buffer(device, buffers.as_ref(), tag)).collect();
         Ok(NativeQueue {
-            tags: tags.collect(),
             target: target.queue(device, queue.tags())?,
-            queue,
-            buffers,
-            shared_memory: device.shared_memory().cloned(),
-            woken: Vec::with_capacity(slots.len()),
-            broken: None,
+            serving: Serving {
+                queue,
+                buffers,
+                addresses,
+                shared_memory: device.shared_memory().cloned(),
+                woken: Vec::with_capacity(slots.len()),
+                broken: None,
+            },
             is_failing: false,
         })
     }
 
     pub(crate) fn queue(&self) -> &Queue {
-        &self.queue
+        &self.serving.queue
     }
 
     /// Fetches every tag; START_DEV may be sent from now on.
     pub(crate) fn fetch_all(&mut self) -> Result<(), Error> {
+        let Serving { queue, addresses, .. } = &mut self.serving;
         // Only where the driver copies by itself does it take an address.
-        let buffers = self.queue.device().buffers();
+        let buffers = queue.device().buffers();
         let takes_address = !buffers.is_zero_copy() && buffers != BufferMode::UserCopy;
-        for tag in self.all_tags() {
-            let buffer = if takes_address { self.tags[usize::from(tag)].buffer } else { BufferAddress::NONE };
-            self.queue.fetch(tag, buffer)?;
+        for tag in all_tags(queue) {
+            let address = if takes_address { addresses[usize::from(tag)] } else { BufferAddress::NONE };
+            queue.fetch(tag, address)?;
         }
-        self.queue.turn(Wait::No)?;
+        queue.turn(Wait::No)?;
         self.drain();
-        self.broken.take().map_or(Ok(()), Err)
+        self.serving.broken.take().map_or(Ok(()), Err)
     }
 
     /// Serves until the device is stopped, quiesced, or given up. `report` hears of a panic in the target, once.
@@ -223,195 +214,179 @@ impl NativeQueue {
                 }
                 // In get-data mode it asks the target for addresses.
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.fail_open_requests())) {
-                    return Err(panicked(self.queue.device(), panic.as_ref()));
+                    return Err(panicked(self.queue().device(), panic.as_ref()));
                 }
             }
-            if self.broken.is_some() {
-                return self.broken.take().map_or(Ok(()), Err);
+            let Serving { queue, broken, .. } = &mut self.serving;
+            if broken.is_some() {
+                return broken.take().map_or(Ok(()), Err);
             }
-            if self.queue.is_over() {
+            if queue.is_over() {
                 return Ok(());
             }
-            if self.queue.device().is_given_up() && self.queue.backing_open() == 0 {
+            if queue.device().is_given_up() && queue.backing_open() == 0 {
                 // What was answered has to reach the driver.
-                return self.queue.turn(Wait::No);
+                return queue.turn(Wait::No);
             }
-            self.queue.turn(Wait::Forever)?;
+            queue.turn(Wait::Forever)?;
         }
     }
 
     #[inline]
     fn drain(&mut self) {
-        while let Some(event) = self.queue.next_event() {
-            match event {
-                Event::Request(tag) if self.is_failing => self.fail(tag),
-                Event::Request(tag) => self.start(tag),
-                Event::NeedData(tag) => {
-                    let place = self.place(tag);
-                    let asked = self.queue.need_data(tag, place);
-                    self.note(asked);
+        while let Some(event) = self.serving.queue.next_event() {
+            let (tag, progress) = match event {
+                Event::Request(tag) => (tag, self.start(tag)),
+                Event::Backing { tag, part, result } => (tag, self.resume(tag, part, result)),
+                rest => {
+                    self.handle(rest);
+                    continue;
                 }
-                Event::Backing { tag, part, result } => {
-                    self.resume(tag, part, result);
-                    self.resume_woken();
-                }
-                Event::Aborted(_) => {}
-                Event::Refused(_, errno) => self.refused(errno),
+            };
+            self.settle(tag, progress);
+            // Only the end of an operation wakes: a request that is answered at once leaves nothing to wait for.
+            while let Some(tag) = self.serving.woken.pop() {
+                self.resume_woken(tag);
             }
         }
     }
 
-    #[inline]
-    fn start(&mut self, tag: u16) {
-        match self.queue.device().buffers() {
-            BufferMode::Copy | BufferMode::GetData | BufferMode::SharedMemory => {}
+    /// What comes but rarely, or in get-data mode.
+    #[inline(never)]
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::NeedData(tag) => {
+                let place = self.place(tag);
+                let asked = self.serving.queue.need_data(tag, place);
+                self.serving.note(asked);
+            }
+            Event::Refused(_, errno) => self.refused(errno),
+            Event::Aborted(_) | Event::Request(_) | Event::Backing { .. } => {}
+        }
+    }
+
+    #[inline(always)] // in `drain`, as the rest of a request's way
+    fn start(&mut self, tag: u16) -> Progress {
+        if self.is_failing {
+            return Progress::Done(-libc::EIO);
+        }
+        let serving = &mut self.serving;
+        match serving.queue.buffers() {
             BufferMode::ZeroCopy | BufferMode::AutoZeroCopy => {
-                let registered = self.queue.register_pages(tag);
-                self.note(registered);
+                let registered = serving.queue.register_pages(tag);
+                serving.note(registered);
             }
             BufferMode::UserCopy => {
                 if let Err(errno) = self.copy_in(tag) {
-                    return self.commit(tag, -errno, BufferAddress::NONE);
+                    return Progress::DoneAt(-errno, BufferAddress::NONE);
                 }
             }
+            BufferMode::Copy | BufferMode::GetData | BufferMode::SharedMemory => {}
         }
-        let (target, request, mut io) = self.parts(tag);
-        let progress = target.start(tag, &request, &mut io);
-        self.settle(tag, progress);
+        let request = *self.serving.queue.request(tag);
+        self.target.start(tag, &request, &mut Io { serving: &mut self.serving, tag })
     }
 
-    #[inline]
-    fn resume(&mut self, tag: u16, part: u16, result: i32) {
-        let state = &mut self.tags[usize::from(tag)];
-        state.backing -= 1;
+    #[inline(always)]
+    fn resume(&mut self, tag: u16, part: u16, result: i32) -> Progress {
         if self.is_failing {
-            if state.backing == 0 {
-                self.fail(tag);
-            }
-            return;
+            return if self.queue().has_backing(tag) { Progress::Pending } else { Progress::Done(-libc::EIO) };
         }
-        let (target, request, mut io) = self.parts(tag);
-        let progress = target.resume(tag, &request, part, result, &mut io);
-        self.settle(tag, progress);
+        let request = *self.serving.queue.request(tag);
+        self.target.resume(tag, &request, part, result, &mut Io { serving: &mut self.serving, tag })
     }
 
-    /// Only the end of an operation wakes: a request that is answered at once leaves nothing to wait for.
-    #[inline]
-    fn resume_woken(&mut self) {
-        while let Some(tag) = self.woken.pop() {
-            if !self.is_failing {
-                let (target, request, mut io) = self.parts(tag);
-                let progress = target.resume(tag, &request, WOKEN, 0, &mut io);
-                self.settle(tag, progress);
-            }
+    #[inline(never)]
+    fn resume_woken(&mut self, tag: u16) {
+        if !self.is_failing {
+            let request = *self.serving.queue.request(tag);
+            let io = &mut Io { serving: &mut self.serving, tag };
+            let progress = self.target.resume(tag, &request, WOKEN, 0, io);
+            self.settle(tag, progress);
         }
     }
 
-    #[inline]
-    fn parts(&mut self, tag: u16) -> (&mut dyn QueueTarget, super::Request, Io<'_>) {
-        let request = *self.queue.request(tag);
-        let memory = Memory { buffers: self.buffers.as_ref(), shared: self.shared_memory.as_deref() };
-        let io = Io::new(&mut self.queue, memory, &mut self.tags, tag, &mut self.woken, &mut self.broken);
-        (self.target.as_mut(), request, io)
-    }
-
-    #[inline]
+    #[inline(always)]
     fn settle(&mut self, tag: u16, progress: Progress) {
-        let state = self.tags[usize::from(tag)];
-        match progress {
-            Progress::Pending => assert!(
-                state.backing > 0 || self.broken.is_some(),
-                "tag {tag} waits for an operation that was never started"
-            ),
-            Progress::Waiting => {}
-            Progress::Done(result) => self.commit(tag, result, state.buffer),
-            Progress::DoneAt(result, address) => self.commit(tag, result, address),
-            Progress::Appended(result, sector) => {
-                let committed = self.queue.commit_append(tag, result, sector);
-                self.note(committed);
+        let (result, buffer) = match progress {
+            Progress::Pending => {
+                let is_pending = self.queue().has_backing(tag) || self.serving.broken.is_some();
+                assert!(is_pending, "tag {tag} waits for an operation that was never started");
+                return;
             }
-        }
+            Progress::Waiting => return,
+            Progress::Done(result) => (result, self.serving.addresses[usize::from(tag)]),
+            Progress::DoneAt(result, address) => (result, address),
+            Progress::Appended(result, sector) => {
+                let committed = self.serving.queue.commit_append(tag, result, sector);
+                return self.serving.note(committed);
+            }
+        };
+        self.commit(tag, result, buffer);
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit(&mut self, tag: u16, mut result: i32, mut buffer: BufferAddress) {
-        assert!(self.tags[usize::from(tag)].backing == 0, "tag {tag} is answered with I/O open");
-        match self.queue.device().buffers() {
-            BufferMode::Copy | BufferMode::ZeroCopy | BufferMode::AutoZeroCopy | BufferMode::SharedMemory => {}
+        match self.queue().buffers() {
             // The driver insists on an address for a read, also for one that failed; nothing is copied to or from it then.
             BufferMode::GetData if buffer == BufferAddress::NONE => buffer = self.place(tag),
-            BufferMode::GetData => {}
             BufferMode::UserCopy => {
                 result = self.copy_out(tag, result, buffer);
                 buffer = BufferAddress::NONE;
             }
+            _ => {}
         }
-        let committed = self.queue.commit(tag, result, buffer);
-        self.note(committed);
+        let committed = self.serving.queue.commit(tag, result, buffer);
+        self.serving.note(committed);
     }
 
     /// User-copy mode: takes a write's data.
-    #[inline]
     fn copy_in(&mut self, tag: u16) -> Result<(), i32> {
-        let request = *self.queue.request(tag);
+        let request = *self.queue().request(tag);
         if !request.brings_data() {
             return Ok(());
         }
         let place = self.place(tag);
-        self.queue.copy_data(tag, place, request.len_bytes as usize, false)
+        self.queue().copy_data(tag, place, request.len_bytes as usize, false)
     }
 
     /// User-copy mode: gives a read its data. The result to commit.
-    #[inline]
     fn copy_out(&self, tag: u16, result: i32, place: BufferAddress) -> i32 {
-        if !self.queue.request(tag).takes_data() || result <= 0 {
+        if !self.queue().request(tag).takes_data() || result <= 0 {
             return result;
         }
-        match self.queue.copy_data(tag, place, result as usize, true) {
+        match self.queue().copy_data(tag, place, result as usize, true) {
             Ok(()) => result,
             Err(errno) => -errno,
         }
     }
 
     /// Where a request's data is, or shall go: in the target's store, or in the tag's buffer.
-    #[inline]
     fn place(&mut self, tag: u16) -> BufferAddress {
-        match self.target.place(self.queue.request(tag)) {
-            BufferAddress::NONE => self.tags[usize::from(tag)].buffer,
+        match self.target.place(self.serving.queue.request(tag)) {
+            BufferAddress::NONE => self.serving.addresses[usize::from(tag)],
             place => place,
         }
     }
 
-    fn all_tags(&self) -> impl Iterator<Item = u16> + use<> {
-        (0..self.tags.len()).map(|tag| tag as u16) // 65 536 at most, so numbered to 65 535
-    }
-
     fn fail_open_requests(&mut self) {
-        for tag in self.all_tags() {
-            if self.queue.is_open(tag) && self.tags[usize::from(tag)].backing == 0 {
-                self.fail(tag);
+        for tag in all_tags(self.queue()) {
+            if self.queue().is_open(tag) && !self.queue().has_backing(tag) {
+                self.commit(tag, -libc::EIO, self.serving.addresses[usize::from(tag)]);
             }
         }
-    }
-
-    #[inline]
-    fn fail(&mut self, tag: u16) {
-        self.commit(tag, -libc::EIO, self.tags[usize::from(tag)].buffer);
     }
 
     /// FETCH, COMMIT or NEED_GET_DATA failed: our own bug, or a device that the driver cannot serve. Never go on to START_DEV then.
     fn refused(&mut self, errno: i32) {
         let source = std::io::Error::from_raw_os_error(-errno);
-        let id = Some(self.queue.device().id());
-        self.broken = Some(Error::Kernel { id, call: "FETCH_REQ or COMMIT_AND_FETCH_REQ", source });
+        let id = Some(self.queue().device().id());
+        self.serving.broken = Some(Error::Kernel { id, call: "FETCH_REQ or COMMIT_AND_FETCH_REQ", source });
     }
+}
 
-    #[inline]
-    fn note(&mut self, done: Result<(), Error>) {
-        if let Err(error) = done {
-            self.broken = Some(error);
-        }
-    }
+fn all_tags(queue: &Queue) -> impl Iterator<Item = u16> + use<> {
+    (0..queue.tags()).map(|tag| tag as u16) // 65 536 at most, so numbered to 65 535
 }
 
 #[allow(unsafe_code)]
@@ -423,16 +398,16 @@ fn tag_buffer(device: &CharDevice, buffers: Option<&Mapping>, tag: usize) -> Buf
 }
 
 #[allow(unsafe_code)]
-fn shared_address(shared: &SharedMemory, offset: usize, length: u32) -> BufferAddress {
+fn shared_address(shared: &Mapping, offset: usize, length: u32) -> BufferAddress {
     // SAFETY: `address` checks that the request's data, which is what it is used for, lies in the mapping; the queue's device keeps that.
-    unsafe { BufferAddress::new(shared.mapping().address(offset, length as usize)) }
+    unsafe { BufferAddress::new(shared.address(offset, length as usize)) }
 }
 
 impl Drop for NativeQueue {
     fn drop(&mut self) {
         // Those of a ring that is broken go on: what they use is never freed.
-        if !self.queue.finish_backing() {
-            std::mem::forget(self.buffers.take());
+        if !self.serving.queue.finish_backing() {
+            std::mem::forget(self.serving.buffers.take());
             std::mem::forget(std::mem::replace(&mut self.target, Box::new(Gone)));
         }
     }

@@ -75,10 +75,20 @@ impl Op {
         }
     }
 
+    #[inline]
     pub(super) fn from_code(code: u8) -> Op {
+        const READ: u8 = IoOp::Read.code();
+        const WRITE: u8 = IoOp::Write.code();
+        match code {
+            READ => Op::Read,
+            WRITE => Op::Write,
+            _ => Op::from_rare_code(code),
+        }
+    }
+
+    #[inline(never)]
+    fn from_rare_code(code: u8) -> Op {
         match IoOp::try_from(code) {
-            Ok(IoOp::Read) => Op::Read,
-            Ok(IoOp::Write) => Op::Write,
             Ok(IoOp::Flush) => Op::Flush,
             Ok(IoOp::Discard) => Op::Discard,
             Ok(IoOp::WriteZeroes) => Op::WriteZeroes,
@@ -89,7 +99,7 @@ impl Op {
             Ok(IoOp::ZoneReset) => Op::ZoneReset,
             Ok(IoOp::ZoneResetAll) => Op::ZoneResetAll,
             Ok(IoOp::ReportZones) => Op::ReportZones,
-            Ok(IoOp::WriteSame) | Err(_) => Op::Other(code),
+            Ok(IoOp::Read | IoOp::Write | IoOp::WriteSame) | Err(_) => Op::Other(code),
         }
     }
 }

@@ -31,18 +31,17 @@ impl Counter {
 }
 
 struct OpCounters {
-    requests: Counter,
     bytes: Counter,
     errors: Counter,
     latency_ticks: Counter,
     max_ticks: AtomicU64,
+    /// Requests by their latency.
     buckets: [Counter; BUCKETS],
 }
 
 impl Default for OpCounters {
     fn default() -> OpCounters {
         OpCounters {
-            requests: Counter::default(),
             bytes: Counter::default(),
             errors: Counter::default(),
             latency_ticks: Counter::default(),
@@ -65,7 +64,6 @@ impl QueueStats {
     #[inline]
     pub(super) fn record(&self, op: Op, result: i32, ticks: u64) {
         let Some(counters) = counted_index(op).map(|index| &self.ops[index]) else { return };
-        counters.requests.add(1);
         match u64::try_from(result) {
             Ok(bytes) => counters.bytes.add(bytes),
             Err(_) => counters.errors.add(1),
@@ -150,7 +148,7 @@ fn sum_op(queues: &[Arc<QueueStats>], index: usize, nanoseconds_per_tick: f64) -
     let latency_ticks: u64 = all().map(|counters| counters.latency_ticks.get()).sum();
     OpStats {
         op: Op::COUNTED[index],
-        requests: all().map(|counters| counters.requests.get()).sum(),
+        requests: counted,
         bytes: all().map(|counters| counters.bytes.get()).sum(),
         errors: all().map(|counters| counters.errors.get()).sum(),
         mean_ns: to_ns(latency_ticks as f64 / counted.max(1) as f64),

@@ -10,8 +10,8 @@ use ublk_uapi::{AutoBufReg, AutoBufRegFlags, IoBufPosition, IoCmd, IoCmdOp};
 
 use super::batch::Element;
 use super::{Queue, Slot};
+use crate::Error;
 use crate::device::ZeroCopyFallback;
-use crate::{BufferMode, Error};
 
 /// `/dev/ublkcN` among the files.
 const CHAR_DEVICE: u16 = 0;
@@ -223,8 +223,12 @@ pub enum SocketIo {
 }
 
 impl Queue {
-    #[inline]
     pub(super) fn push_fetch(&mut self, tag: u16, buffer: BufferAddress) -> Result<(), Error> {
+        if let Some(batches) = &mut self.batches {
+            let state = &self.tags[usize::from(tag)];
+            batches.add(state.area, Element { tag: state.slot.tag, buffer_index: tag, result: -1, address: buffer.0 });
+            return Ok(());
+        }
         self.push_command(IoCmdOp::FetchReq, tag, -1, buffer)
     }
 
@@ -238,40 +242,25 @@ impl Queue {
         self.push_command(IoCmdOp::NeedGetData, tag, 0, place)
     }
 
-    #[inline]
+    #[inline(always)]
     fn push_command(&mut self, op: IoCmdOp, tag: u16, result: i32, buffer: BufferAddress) -> Result<(), Error> {
-        if let Some(batches) = &mut self.batches {
-            let state = &self.tags[usize::from(tag)];
-            batches.add(state.area, Element { tag: state.slot.tag, buffer_index: tag, result, address: buffer.0 });
-            return Ok(());
-        }
         // With AUTO_BUF_REG the SQE's own address names the slot in the ring's buffer table: the tag.
-        let auto_buffer = (self.buffers == BufferMode::AutoZeroCopy).then(|| self.auto_buffer(tag));
+        let auto_buffer = self.auto_buffers.map(|fallback| auto_buffer(fallback, tag));
         let entry = self.command(op, tag, result, buffer.0, auto_buffer);
         self.push(entry, Label::command(tag))
-    }
-
-    #[inline]
-    fn auto_buffer(&self, tag: u16) -> u64 {
-        let fallback = self.device.options().fallback;
-        let flags = match fallback {
-            ZeroCopyFallback::Off => AutoBufRegFlags::empty(),
-            ZeroCopyFallback::On | ZeroCopyFallback::Always => AutoBufRegFlags::FALLBACK,
-        };
-        AutoBufReg::new(fallback.buffer_index(tag), flags).to_sqe_addr()
     }
 
     /// Batch mode: sends what was gathered.
     #[cold]
     pub(super) fn push_batches(&mut self) -> Result<(), Error> {
         let Some(batches) = &mut self.batches else { return Ok(()) };
-        while let Some((entry, label)) = batches.next_command(|op, command, address| {
+        while let Some((mut entry, label)) = batches.next_command(|op, command, address| {
             on_file!(self.files, CHAR_DEVICE, |file| {
                 opcode::UringCmd16::new(file, op.ioctl_code()).cmd(command.to_sqe_bytes()).addr(Some(address)).build()
             })
         }) {
             // SAFETY: the entry points to a buffer of `batches`, which is dropped with the queue, after its ring.
-            let pushed = unsafe { self.external.push(entry, label.0) };
+            let pushed = unsafe { self.external.push(&mut entry, label.0) };
             pushed.map_err(|error| Error::from_ring(error, Some(self.device.id())))?;
         }
         Ok(())
@@ -302,7 +291,7 @@ impl Queue {
         let entry = self.command(op, tag, 0, u64::from(tag), None);
         // SAFETY: the command points to no memory.
         let pushed = unsafe { self.external.push_silent(entry, Label::registration(tag).0) };
-        pushed.map_err(|error| Error::from_ring(error, Some(self.device.id())))
+        pushed.map_err(|error| self.broken_ring(error))
     }
 
     /// User-copy mode: brings the data of a tag's write to `place`, or that of its read from there, by a system call of its own: the driver
@@ -357,6 +346,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`Error::Kernel`] when the ring is broken.
+    #[inline(always)] // of a known operation, which leaves one arm of the match
     pub(super) fn push_backing(
         &mut self,
         tag: u16,
@@ -400,9 +390,7 @@ impl Queue {
                 opcode::Fallocate::new(file, length).offset(offset).mode(mode).build()
             }
         });
-        self.push(entry, Label::backing(tag, part))?;
-        self.backing += 1; // what was refused never completes
-        Ok(())
+        self.push_for(tag, part, entry)
     }
 
     /// Starts one operation on a socket, which need not be among the queue's files. `buffer` is the tag's buffer.
@@ -431,9 +419,7 @@ impl Queue {
         } else {
             opcode::Recv::new(socket, address as *mut u8, length).flags(libc::MSG_WAITALL).build()
         };
-        self.push(entry, Label::backing(tag, part))?;
-        self.backing += 1;
-        Ok(())
+        self.push_for(tag, part, entry)
     }
 
     /// Starts a time-out; its end is that of a backing operation.
@@ -444,18 +430,38 @@ impl Queue {
         let timespec = &mut self.delays[usize::from(tag)];
         *timespec = types::Timespec::from(duration);
         let entry = opcode::Timeout::new(timespec).build();
+        self.push_for(tag, part, entry)
+    }
+
+    #[inline(always)]
+    fn push_for(&mut self, tag: u16, part: u16, entry: Entry) -> Result<(), Error> {
         self.push(entry, Label::backing(tag, part))?;
-        self.backing += 1;
+        self.backing += 1; // what was refused never completes
+        self.tags[usize::from(tag)].backing += 1;
         Ok(())
     }
 
     #[inline(always)] // a call would copy the entry once more
-    fn push(&mut self, entry: Entry, label: Label) -> Result<(), Error> {
+    fn push(&mut self, mut entry: Entry, label: Label) -> Result<(), Error> {
         // SAFETY: entries point only to a `BufferAddress`, whose maker promised that it outlives the queue, or to a place of `delays`, which
         // is the queue's own and is never moved; `Drop` of the queue waits for backing operations, and a ring that is closed takes its ublk commands back before the driver could use their addresses.
-        let pushed = unsafe { self.external.push(entry, label.0) };
-        pushed.map_err(|error| Error::from_ring(error, Some(self.device.id())))
+        let pushed = unsafe { self.external.push(&mut entry, label.0) };
+        pushed.map_err(|error| self.broken_ring(error))
     }
+
+    #[cold]
+    fn broken_ring(&self, error: RingError) -> Error {
+        Error::from_ring(error, Some(self.device.id()))
+    }
+}
+
+#[inline]
+fn auto_buffer(fallback: ZeroCopyFallback, tag: u16) -> u64 {
+    let flags = match fallback {
+        ZeroCopyFallback::Off => AutoBufRegFlags::empty(),
+        ZeroCopyFallback::On | ZeroCopyFallback::Always => AutoBufRegFlags::FALLBACK,
+    };
+    AutoBufReg::new(fallback.buffer_index(tag), flags).to_sqe_addr()
 }
 
 fn durability(is_durable: bool) -> i32 {

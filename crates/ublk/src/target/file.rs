@@ -71,6 +71,15 @@ struct FileQueue {
     zeroes: Zeroes,
 }
 
+impl FileQueue {
+    #[inline(never)] // it would make the usual case longer
+    fn go_on(&mut self, tag: u16, request: &Request, part: u16, result: i32, io: &mut Io<'_>) -> Progress {
+        let transfer = &mut self.transfers[usize::from(tag)];
+        let ended = transfer.resume(request, Span::whole(request, 0), part, result, &self.zeroes, io);
+        ended.map_or(Progress::Pending, Progress::Done)
+    }
+}
+
 impl QueueTarget for FileQueue {
     #[inline]
     fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress {
@@ -84,8 +93,9 @@ impl QueueTarget for FileQueue {
 
     #[inline]
     fn resume(&mut self, tag: u16, request: &Request, part: u16, result: i32, io: &mut Io<'_>) -> Progress {
-        let transfer = &mut self.transfers[usize::from(tag)];
-        let ended = transfer.resume(request, Span::whole(request, 0), part, result, &self.zeroes, io);
-        ended.map_or(Progress::Pending, Progress::Done)
+        if self.transfers[usize::from(tag)].is_whole(request, result) {
+            return Progress::Done(result);
+        }
+        self.go_on(tag, request, part, result, io)
     }
 }

@@ -86,12 +86,17 @@ impl Transfer {
             _ => return false,
         };
         *self = Transfer { step, done: 0 };
-        self.next(request, span, part, zeroes, io);
+        self.operate(request, span, part, zeroes, io);
         true
     }
 
-    /// Goes on after a completion. Some when the operation has ended: bytes of data, 0 for the operations without, or -errno.
+    /// True in the usual case: the first operation has moved all of the request's data, and that is the end.
     #[inline]
+    pub(super) fn is_whole(&self, request: &Request, result: i32) -> bool {
+        self.step == Step::Data && self.done == 0 && result > 0 && result as u32 == request.len_bytes
+    }
+
+    /// Goes on after a completion. Some when the operation has ended: bytes of data, 0 for the operations without, or -errno.
     pub(super) fn resume(
         &mut self,
         request: &Request,
@@ -119,27 +124,33 @@ impl Transfer {
         None
     }
 
-    /// Starts the operation on the ring that the step asks for.
-    #[inline]
+    /// The same where it is not the first one, which is rare.
+    #[inline(never)]
     fn next(&self, request: &Request, span: Span, part: u16, zeroes: &Zeroes, io: &mut Io<'_>) {
+        self.operate(request, span, part, zeroes, io);
+    }
+
+    /// Starts the operation on the ring that the step asks for.
+    #[inline(always)] // with what is known of the first one
+    fn operate(&self, request: &Request, span: Span, part: u16, zeroes: &Zeroes, io: &mut Io<'_>) {
         let done = self.done;
         let (offset, data_offset) = (span.offset + u64::from(done), span.data_offset + done);
         let (left, whole) = (span.length - done, u64::from(span.length));
-        let operation = match self.step {
-            Step::Data if request.op == Op::Read => BackingIo::Read { offset, data_offset, length: left },
-            Step::Data => BackingIo::Write { offset, data_offset, length: left, is_durable: request.is_fua() },
-            Step::Sync => BackingIo::Sync,
-            Step::Punch => BackingIo::Allocate { mode: PUNCH_HOLE, offset, length: whole },
-            Step::ZeroRange => BackingIo::Allocate { mode: ZERO_RANGE, offset, length: whole },
+        let mut start = |operation| io.start(span.file, part, operation);
+        match self.step {
+            Step::Data if request.op == Op::Read => start(BackingIo::Read { offset, data_offset, length: left }),
+            Step::Data => start(BackingIo::Write { offset, data_offset, length: left, is_durable: request.is_fua() }),
+            Step::Sync => start(BackingIo::Sync),
+            Step::Punch => start(BackingIo::Allocate { mode: PUNCH_HOLE, offset, length: whole }),
+            Step::ZeroRange => start(BackingIo::Allocate { mode: ZERO_RANGE, offset, length: whole }),
             Step::WriteZeroes => {
-                BackingIo::WriteFrom { source: zeroes.address(), offset, length: left.min(ZEROES_BYTES) }
+                let length = left.min(ZEROES_BYTES);
+                start(BackingIo::WriteFrom { source: zeroes.address(), offset, length });
             }
-        };
-        io.start(span.file, part, operation);
+        }
     }
 
     /// The data is in place: zeroing with FUA still wants a sync, a FUA write was durable by itself.
-    #[inline]
     fn durable(&mut self, request: &Request, span: Span, part: u16, zeroes: &Zeroes, io: &mut Io<'_>) -> Option<i32> {
         if request.op == Op::WriteZeroes && request.is_fua() {
             self.step = Step::Sync;
