@@ -5,7 +5,7 @@
  */
 import { resolve } from 'node:path'
 import { invalidType, invalidValue, outOfRange } from './errors.ts'
-import type { DeviceSpec } from './native.ts'
+import type { DeviceSpec, SharedMemorySpec } from './native.ts'
 
 /**
  * How data moves between the pages of a request and the target.
@@ -15,13 +15,16 @@ import type { DeviceSpec } from './native.ts'
  * - `user-copy`: the server copies, by `pread` and `pwrite` (Linux 6.5);
  * - `zero-copy`: the server registers the pages and uses them as they are (6.15);
  * - `auto-zero-copy`: the driver registers them (6.16);
- * - `shmem`: as `copy`, but data in memory that the device's user shares with the server stays there (7.1): needs `sharedMemory`.
+ * - `shmem`: as `copy`, but data in memory that the device's user shares with the server stays there (7.1): see `sharedMemory`.
  *
  * With `nullTarget` the zero-copy ones show a reader whatever was in its memory before: for measuring alone.
  */
 export type DataPath = 'auto' | 'copy' | 'get-data' | 'user-copy' | 'zero-copy' | 'auto-zero-copy' | 'shmem'
 
 export const DATA_PATHS: readonly DataPath[] = ['auto', 'copy', 'get-data', 'user-copy', 'zero-copy', 'auto-zero-copy', 'shmem']
+
+/** A file of memory that a device's users share with its server: its path, or that and how it is mapped. */
+export type SharedMemory = string | { path: string; readOnly?: boolean }
 
 /** Options of a device about the way of its requests. All but `dataPath`'s `copy` and `partitionScan` are for native targets. */
 export interface QueueOptions {
@@ -34,9 +37,10 @@ export interface QueueOptions {
   zeroCopyFallback?: boolean | 'always'
   /**
    * A file of memory, usually of hugetlbfs (/dev/hugepages): programs that map it, and read and write the device with O_DIRECT from there,
-   * need no copy. Makes `dataPath` 'shmem'. With `readOnly` it is mapped for reading, and serves writes to the device alone.
+   * need no copy. Makes `dataPath` 'shmem'. With `readOnly` it is mapped for reading, and serves writes to the device alone. Of several
+   * files an array. `device.shareMemory` and `device.unshareMemory` change them while the device is used (docs/request-memory.md).
    */
-  sharedMemory?: string | { path: string; readOnly?: boolean }
+  sharedMemory?: SharedMemory | SharedMemory[]
   /** Threads that serve, 1 to 4096; default one per queue. Not more than `queues`, unless `perIo`. */
   threads?: number
   /** Each thread serves some requests of every queue, so that more threads than queues can work (Linux 6.16). Default false. */
@@ -52,15 +56,7 @@ export interface QueueOptions {
 /** The same, checked. */
 export type CheckedQueueOptions = Pick<
   DeviceSpec,
-  | 'dataPath'
-  | 'zeroCopyFallback'
-  | 'sharedMemoryPath'
-  | 'sharedMemoryReadOnly'
-  | 'threads'
-  | 'perIo'
-  | 'batch'
-  | 'fixedFiles'
-  | 'partitionScan'
+  'dataPath' | 'zeroCopyFallback' | 'sharedMemory' | 'threads' | 'perIo' | 'batch' | 'fixedFiles' | 'partitionScan'
 >
 
 export const QUEUE_OPTION_NAMES = [
@@ -128,19 +124,26 @@ function checkFallback(value: boolean | 'always', dataPath: DataPath): CheckedQu
   return value === true ? 'on' : value
 }
 
-type SharedMemoryOptions = Pick<CheckedQueueOptions, 'dataPath' | 'sharedMemoryPath' | 'sharedMemoryReadOnly'>
+type SharedMemoryOptions = Pick<CheckedQueueOptions, 'dataPath' | 'sharedMemory'>
 
 function checkSharedMemory(given: QueueOptions['sharedMemory'], dataPath: DataPath): SharedMemoryOptions {
-  if (given === undefined) {
-    if (dataPath === 'shmem') throw invalidValue('sharedMemory', "given with dataPath 'shmem'", given)
-    return { dataPath, sharedMemoryPath: null, sharedMemoryReadOnly: false }
-  }
+  if (given === undefined) return { dataPath, sharedMemory: [] }
+  const sharedMemory = (Array.isArray(given) ? given : [given]).map(checkMemory)
+  const paths = sharedMemory.map(({ path }) => path)
+  const twice = paths.find((path, index) => paths.indexOf(path) !== index)
+  if (twice !== undefined) throw invalidValue('sharedMemory', 'of files that are given once', twice)
+  if (dataPath !== 'auto' && dataPath !== 'shmem')
+    throw invalidValue('sharedMemory', "left out unless dataPath is 'shmem' or 'auto'", paths)
+  return { dataPath: 'shmem', sharedMemory }
+}
+
+/** One file of it. */
+export function checkMemory(given: SharedMemory): SharedMemorySpec {
   const { path, readOnly = false } = typeof given === 'object' && given !== null ? given : { path: given }
   if (typeof path !== 'string') throw invalidType('sharedMemory', 'the path of a file, or { path, readOnly }', given)
   if (path === '') throw invalidValue('sharedMemory', 'the path of a file', path)
   if (typeof readOnly !== 'boolean') throw invalidType('sharedMemory.readOnly', 'a boolean', readOnly)
-  if (dataPath !== 'auto' && dataPath !== 'shmem') throw invalidValue('sharedMemory', "left out unless dataPath is 'shmem' or 'auto'", path)
-  return { dataPath: 'shmem', sharedMemoryPath: resolve(path), sharedMemoryReadOnly: readOnly }
+  return { path: resolve(path), readOnly }
 }
 
 function checkThreads(value: number, queues: number, perIo: boolean): number {

@@ -8,6 +8,7 @@ import { EventEmitter } from 'node:events'
 import { abortable, type CallOptions, checkSignal } from './abort.ts'
 import { native } from './addon.ts'
 import type { BackendInfo } from './backend.ts'
+import { checkMemory, type SharedMemory } from './data-path.ts'
 import { abortError, fromNative, invalidValue, UblkError, unwrap } from './errors.ts'
 import { takenAlong, track, untrack } from './exit.ts'
 import { charPath, type DeviceInfo, type DeviceState, toDeviceInfo } from './info.ts'
@@ -30,6 +31,16 @@ import { type DeviceStats, toDeviceStats } from './stats.ts'
 export interface WaitOptions extends CallOptions {
   /** Milliseconds until it rejects with `ERR_UBLK_TIMEOUT`; default 30000. */
   timeoutMs?: number
+}
+
+/** A file of memory that a device's users share with it. */
+export interface SharedMemoryInfo {
+  /** Absolute. */
+  path: string
+  /** It serves writes to the device alone. */
+  readOnly: boolean
+  /** Bytes. */
+  size: number
 }
 
 /** Events of a `Device` and their arguments. */
@@ -241,6 +252,38 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
       signal,
       `resizing device ${this.id}`,
     )
+  }
+
+  /**
+   * Lets the device's users share a file of memory too, as the option `sharedMemory` does (Linux 7.1, and a device with `dataPath` 'shmem').
+   * Resolves when the requests that were open are answered: from then on those from this memory need no copy.
+   * @throws `ERR_UBLK_FILE` naming the file and the rule; `ERR_UBLK_INVALID_STATE` when it is shared already, or the device moves its data
+   *   in another way
+   */
+  async shareMemory(memory: SharedMemory, options: CallOptions = {}): Promise<void> {
+    const signal = checkSignal(options.signal)
+    const spec = checkMemory(memory)
+    const sharing = this.#exclusive(async () => void unwrap(await this.#native.shareMemory(spec)))
+    await abortable(sharing, signal, `sharing memory with device ${this.id}`)
+  }
+
+  /**
+   * Lets go of a file that is shared. Resolves when no request uses it and it is unmapped: those from this memory are copied from then on.
+   * @param path of the file, as when it was shared
+   * @throws `ERR_UBLK_INVALID_STATE` when it is not shared
+   */
+  async unshareMemory(path: string, options: CallOptions = {}): Promise<void> {
+    const signal = checkSignal(options.signal)
+    const spec = checkMemory(path)
+    const unsharing = this.#exclusive(async () => void unwrap(await this.#native.unshareMemory(spec.path)))
+    await abortable(unsharing, signal, `letting go of memory of device ${this.id}`)
+  }
+
+  /** The files of memory that its users share with it now. */
+  async sharedMemory(options: CallOptions = {}): Promise<SharedMemoryInfo[]> {
+    const signal = checkSignal(options.signal)
+    const shared = unwrap(await abortable(this.#native.sharedMemory(), signal, `asking device ${this.id} for its shared memory`))
+    return shared.map(({ path, readOnly, sizeBytes }) => ({ path, readOnly, size: sizeBytes }))
   }
 
   /** Stops and removes it, unless it waits for the next server. Twice is the same as once. An abort answers open requests EIO, and closing goes on. */

@@ -33,6 +33,14 @@ export interface DeviceInfo {
   volatileCache: boolean
   fua: boolean
   discard: boolean
+  /** Alignment in bytes of the memory that its users give with O_DIRECT. */
+  dmaAlignment: number
+  /** Most pieces of memory that a request consists of. */
+  maxSegments: number
+  /** Longest of them. */
+  maxSegmentSize: number
+  /** A multiple of this is crossed by none. */
+  segmentBoundary: number
   /** How data moves between the kernel and the server: a `dataPath` that is not 'auto'. */
   dataPath: Exclude<DataPath, 'auto'>
   /** Features of the device, kernel names without the UBLK_F_ prefix. */
@@ -62,6 +70,10 @@ export function toDeviceInfo(native: NativeDeviceInfo): DeviceInfo {
     volatileCache: native.volatileCache,
     fua: native.fua,
     discard: native.discard,
+    dmaAlignment: native.dmaAlignBytes,
+    maxSegments: native.segments.maxCount,
+    maxSegmentSize: native.segments.maxBytes,
+    segmentBoundary: native.segments.boundaryBytes,
     dataPath: dataPathOf(native.flags),
     flags: native.flags,
     ownerUid: native.ownerUid,

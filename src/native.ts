@@ -100,6 +100,28 @@ export interface IntegritySpec {
   capable: boolean
 }
 
+/** A file of memory that users share. Mirror of `SharedMemorySpec` in crates/ublk-node/src/request_memory.rs. */
+export interface SharedMemorySpec {
+  /** Absolute. */
+  path: string
+  /** Mapped for reading alone. */
+  readOnly: boolean
+}
+
+/** One that they share now. Mirror of `NativeSharedMemory` in crates/ublk-node/src/request_memory.rs. */
+export interface NativeSharedMemory {
+  path: string
+  readOnly: boolean
+  sizeBytes: number
+}
+
+/** Shape of the memory of requests. Mirror of `SegmentSpec` in crates/ublk-node/src/request_memory.rs. */
+export interface SegmentSpec {
+  maxCount: number
+  maxBytes: number
+  boundaryBytes: number
+}
+
 /** Mirror of `DeviceSpec` in crates/ublk-node/src/device.rs. */
 export interface DeviceSpec {
   /** Wanted N of /dev/ublkbN; null lets the kernel choose. */
@@ -123,10 +145,8 @@ export interface DeviceSpec {
   recovery: 'off' | 'requeue' | 'reissue' | 'fail-io'
   dataPath: 'auto' | 'copy' | 'get-data' | 'user-copy' | 'zero-copy' | 'auto-zero-copy' | 'shmem'
   zeroCopyFallback: 'off' | 'on' | 'always'
-  /** File of memory that users share, for `shmem`. */
-  sharedMemoryPath: string | null
-  /** Map it for reading alone. */
-  sharedMemoryReadOnly: boolean
+  /** Files of memory that users share, for `shmem`. */
+  sharedMemory: SharedMemorySpec[]
   /** Threads of a native target; null is one per queue. */
   threads: number | null
   /** Each of them serves some tags of every queue. */
@@ -134,6 +154,10 @@ export interface DeviceSpec {
   batch: boolean
   fixedFiles: boolean
   partitionScan: boolean
+  /** Alignment of the memory of requests; null is the driver's default, or in the zero-copy modes the target's. */
+  dmaAlignBytes: number | null
+  /** Its shape; null does not limit it. */
+  segments: SegmentSpec | null
   /** Made as a user without CAP_SYS_ADMIN. */
   unprivileged: boolean
   /** Of a device with integrity data, else null. */
@@ -163,6 +187,9 @@ export interface NativeDeviceInfo {
   fua: boolean
   discard: boolean
   rotational: boolean
+  /** Alignment of the memory of requests. */
+  dmaAlignBytes: number
+  segments: SegmentSpec
   /** Feature names without the UBLK_F_ prefix, lowest bit first. */
   flags: string[]
   ownerUid: number
@@ -270,6 +297,12 @@ export interface NativeDevice {
   quiesce(limitMs: number): Promise<Outcome<null>>
   /** UPDATE_SIZE, after a native target has made itself ready for it. */
   resize(sizeBytes: number): Promise<Outcome<null>>
+  /** REG_BUF: a file of memory that its users share too. */
+  shareMemory(memory: SharedMemorySpec): Promise<Outcome<null>>
+  /** UNREG_BUF: one that they no longer share. */
+  unshareMemory(path: string): Promise<Outcome<null>>
+  /** What they share now. */
+  sharedMemory(): Promise<Outcome<NativeSharedMemory[]>>
   info(): Promise<Outcome<NativeDeviceInfo>>
   stats(): NativeStats
   /**

@@ -19,6 +19,7 @@ import { checkIntegrity, checkIntegrityDevice, type IntegrityOptions } from './i
 import { slotCount } from './layout.ts'
 import { checkId } from './list.ts'
 import type { DeviceSpec, IntegritySpec, TargetSpec } from './native.ts'
+import { type CheckedRequestMemory, checkRequestMemory, REQUEST_MEMORY_NAMES, type RequestMemoryOptions } from './request-memory.ts'
 import { checkDeviceSize, parseSize, type Size } from './size.ts'
 import { type NativeTarget, type WorkerBackend, worker } from './targets.ts'
 import { checkZonedDevice } from './zones.ts'
@@ -27,7 +28,7 @@ import { checkZonedDevice } from './zones.ts'
 export type Recovery = 'off' | 'requeue' | 'reissue' | 'fail-io'
 
 /** Options of `createDevice` and `Device.create`. */
-export interface DeviceOptions extends QueueOptions {
+export interface DeviceOptions extends QueueOptions, RequestMemoryOptions {
   /**
    * Where the bytes live: a backend object (served on this thread), a native target (`memory`, `file`, `stripe`, …), or a module run in
    * workers: its URL, its path, or `worker(url, { options })`.
@@ -45,7 +46,10 @@ export interface DeviceOptions extends QueueOptions {
   blockSize?: number
   /** Physical block size in bytes, a power of two from `blockSize` to 65536; default the target's, else `blockSize` or 4096, the larger. */
   physicalBlockSize?: number
-  /** Longest read or write in bytes, '4KiB' to '32MiB', a multiple of 4096; default 512 KiB. Memory: queues × depth × maxIoBytes, when touched. */
+  /**
+   * Longest read or write in bytes, '4KiB' to '32MiB', a multiple of 4096; default 512 KiB. Memory: queues × depth × maxIoBytes, when touched.
+   * Above 1280 KiB (4 MiB on newer kernels) the block layer splits requests until `/sys/block/ublkbN/queue/max_sectors_kb` is raised.
+   */
   maxIoBytes?: Size
   /** Default: whether the backend has no `write`. */
   readOnly?: boolean
@@ -74,7 +78,7 @@ export interface DeviceOptions extends QueueOptions {
 }
 
 /** Options after their checks; what is null comes from the backend. */
-export interface CheckedOptions extends CheckedQueueOptions {
+export interface CheckedOptions extends CheckedQueueOptions, CheckedRequestMemory {
   backend: Backend | NativeTarget | WorkerBackend
   sizeBytes: number | null
   id: number | null
@@ -107,6 +111,7 @@ const NAMES = new Set<string>([
   'rotational',
   'recovery',
   ...QUEUE_OPTION_NAMES,
+  ...REQUEST_MEMORY_NAMES,
   'unprivileged',
   'integrity',
   'cpus',
@@ -161,6 +166,7 @@ export function checkOptions(options: DeviceOptions): CheckedOptions {
     rotational: boolean('rotational', options.rotational ?? false),
     recovery: oneOf('recovery', options.recovery ?? 'off', ['off', 'requeue', 'reissue', 'fail-io']),
     ...checkQueueOptions(options, queues),
+    ...checkRequestMemory(options),
     unprivileged: boolean('unprivileged', options.unprivileged ?? false),
     integrity: optional(options.integrity, checkIntegrity),
     cpus: optional(options.cpus, checkCpus),
@@ -297,6 +303,7 @@ export function backendDeviceSpec(options: CheckedOptions, abilities: Abilities)
 }
 
 type CommonSpec = CheckedQueueOptions &
+  CheckedRequestMemory &
   Pick<
     DeviceSpec,
     'id' | 'queues' | 'depth' | 'maxIoBytes' | 'rotational' | 'recovery' | 'unprivileged' | 'integrity' | 'cpus' | 'requestDeadlineMs'
@@ -304,9 +311,8 @@ type CommonSpec = CheckedQueueOptions &
 
 function commonSpec(options: CheckedOptions): CommonSpec {
   const { id, queues, depth, maxIoBytes, rotational, recovery, unprivileged, integrity, cpus } = options
-  const { dataPath, zeroCopyFallback, sharedMemoryPath, sharedMemoryReadOnly, threads, perIo, batch, fixedFiles, partitionScan } = options
-  const shared = { sharedMemoryPath, sharedMemoryReadOnly }
-  const path = { dataPath, zeroCopyFallback, ...shared, threads, perIo, batch, fixedFiles, partitionScan }
+  const { dataPath, zeroCopyFallback, sharedMemory, threads, perIo, batch, fixedFiles, partitionScan } = options
+  const path = { dataPath, zeroCopyFallback, sharedMemory, threads, perIo, batch, fixedFiles, partitionScan }
   return {
     id,
     queues,
@@ -318,6 +324,8 @@ function commonSpec(options: CheckedOptions): CommonSpec {
     integrity,
     cpus,
     requestDeadlineMs: options.requestTimeoutMs,
+    dmaAlignBytes: options.dmaAlignBytes,
+    segments: options.segments,
     ...path,
   }
 }

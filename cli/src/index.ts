@@ -13,6 +13,7 @@ import Quiesce from './commands/quiesce.ts'
 import Recover from './commands/recover.ts'
 import Resize from './commands/resize.ts'
 import Serve from './commands/serve.ts'
+import Shmem from './commands/shmem.ts'
 import Stats from './commands/stats.ts'
 import Stop from './commands/stop.ts'
 import Udev from './commands/udev.ts'
@@ -30,6 +31,7 @@ export const COMMANDS: Record<string, Command.Class> = {
   recover: Recover,
   resize: Resize,
   serve: Serve,
+  shmem: Shmem,
   stats: Stats,
   stop: Stop,
   udev: Udev,

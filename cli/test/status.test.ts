@@ -15,6 +15,9 @@ const SOURCE: StatusSource = {
   stop: async () => undefined,
   quiesce: async () => undefined,
   resize: async () => undefined,
+  sharedMemory: async () => ({}),
+  share: async () => undefined,
+  unshare: async () => undefined,
 }
 
 type Teardown = { teardown(run: () => void): void }

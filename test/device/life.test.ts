@@ -5,13 +5,24 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readdirSync } from 'node:fs'
-import { open, readFile } from 'node:fs/promises'
+import { mkdir, open, readFile, truncate, writeFile } from 'node:fs/promises'
 import process from 'node:process'
 import { setTimeout as delay } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
-import { createDevice, Device, type DeviceOptions, deleteDevice, listDevices, memory, nullTarget, worker } from '../../src/index.ts'
+import {
+  createDevice,
+  Device,
+  type DeviceOptions,
+  deleteDevice,
+  features,
+  listDevices,
+  memory,
+  nullTarget,
+  type UblkError,
+  worker,
+} from '../../src/index.ts'
 import trapBackend, { TRAP_OFFSET } from '../boundary/trap-backend.ts'
-import { memoryBackend, run, until, withDevice } from './support.ts'
+import { fioVerify, memoryBackend, run, until, withDevice } from './support.ts'
 
 const MIB = 1 << 20
 
@@ -240,4 +251,74 @@ test.serial('the kernel had nothing to complain about', async (t) => {
   const complaints = (await run('dmesg')).split('\n').filter((line) => /\b(BUG|Oops|hung_task|blocked for more than)\b/.test(line))
   t.deepEqual(complaints, [])
   t.true((await readFile('/proc/modules', 'utf8')).includes('ublk_drv'))
+})
+
+/** A file of one huge page, as the users of a device make it. */
+async function hugePage(name: string): Promise<string> {
+  await writeFile('/proc/sys/vm/nr_hugepages', '24')
+  const directory = '/run/huge-pages'
+  await mkdir(directory, { recursive: true })
+  if (!(await readFile('/proc/mounts', 'utf8')).includes(directory)) await run('mount', '-t', 'hugetlbfs', 'none', directory)
+  const path = `${directory}/${name}`
+  await writeFile(path, '')
+  await truncate(path, 2 * MIB)
+  return path
+}
+
+const isMapped = async (path: string): Promise<boolean> => (await readFile('/proc/self/maps', 'utf8')).includes(path)
+
+test.serial('memory is shared and let go of while the device is used', async (t) => {
+  if (!(await features()).flags.some(({ name, here }) => here && name === 'UBLK_F_SHMEM_ZC')) {
+    const refused = createDevice({ backend: memory({ size: 32 * MIB }), dataPath: 'shmem' })
+    const { hint } = (await t.throwsAsync<UblkError>(refused, { code: 'ERR_UBLK_UNSUPPORTED' })) ?? t.fail()
+    t.is(hint, 'It needs Linux 7.1 or later.')
+    return
+  }
+  const [first, second] = [await hugePage('first'), await hugePage('second')]
+  await withDevice({ backend: memory({ size: 32 * MIB }), sharedMemory: [{ path: first, readOnly: true }] }, async (device) => {
+    t.is(device.dataPath, 'shmem')
+    t.deepEqual(await device.sharedMemory(), [{ path: first, readOnly: true, size: 2 * MIB }])
+    const load = fioVerify(device.path, { blockSize: '64k', sizeBytes: 16 * MIB })
+    await device.shareMemory(second)
+    t.deepEqual(await device.sharedMemory(), [
+      { path: first, readOnly: true, size: 2 * MIB },
+      { path: second, readOnly: false, size: 2 * MIB },
+    ])
+    t.true(await isMapped(second))
+    await device.unshareMemory(first)
+    t.deepEqual(await device.sharedMemory(), [{ path: second, readOnly: false, size: 2 * MIB }])
+    t.false(await isMapped(first))
+    for (const [refused, message] of [
+      [device.shareMemory(second), `device ${device.id} shares the memory of ${second} already`],
+      [device.unshareMemory(first), `device ${device.id} shares no memory of ${first}`],
+    ] as const) {
+      await t.throwsAsync(refused, { code: 'ERR_UBLK_INVALID_STATE', message })
+    }
+    await t.throwsAsync(device.shareMemory('/run/huge-pages/missing'), { code: 'ERR_UBLK_FILE' })
+    await load
+  })
+  t.false(await isMapped(second))
+  await withDevice({ backend: memory({ size: MIB }), dataPath: 'copy' }, async (device) => {
+    const message = `device ${device.id} moves its data by copy, not by shmem`
+    await t.throwsAsync(device.shareMemory(second), { code: 'ERR_UBLK_INVALID_STATE', message })
+  })
+})
+
+test.serial('the memory of requests is aligned and cut as asked for', async (t) => {
+  const wish = { dmaAlignment: 1024, maxSegments: 8, maxSegmentSize: '64KiB', segmentBoundary: '128KiB' } as const
+  const backend = memory({ size: 32 * MIB })
+  if (!(await features()).flags.some(({ name, here }) => here && name === 'UBLK_F_AUTO_BUF_REG')) {
+    const { hint } = (await t.throwsAsync<UblkError>(createDevice({ backend, ...wish }), { code: 'ERR_UBLK_UNSUPPORTED' })) ?? t.fail()
+    t.is(hint, 'It needs Linux 6.15 or later.')
+    return
+  }
+  await withDevice({ backend, ...wish }, async (device) => {
+    const { dmaAlignment, maxSegments, maxSegmentSize, segmentBoundary } = await device.info()
+    t.deepEqual([dmaAlignment, maxSegments, maxSegmentSize, segmentBoundary], [1024, 8, 64 << 10, 128 << 10])
+    const setting = async (name: string) => Number(await readFile(`/sys/block/ublkb${device.id}/queue/${name}`, 'utf8'))
+    t.is(await setting('dma_alignment'), 1023)
+    t.is(await setting('max_segments'), 8)
+    t.is(await setting('max_segment_size'), 64 << 10)
+    await fioVerify(device.path, { blockSize: '512k', sizeBytes: 16 * MIB })
+  })
 })

@@ -1,6 +1,7 @@
 /** Whatever a program gives for options is taken whole or refused by name: no other error, and nothing out of range gets through. */
 import test from 'ava'
 import fc from 'fast-check'
+import type { SegmentSpec } from '../../src/native.ts'
 import { checkOptions, type DeviceOptions, targetDeviceSpec } from '../../src/options.ts'
 import { fault, file, memory, mirror, NativeTarget, stripe } from '../../src/targets.ts'
 
@@ -27,7 +28,9 @@ const anything = fc.oneof(
   ),
 )
 const names = 'size id queues depth blockSize physicalBlockSize maxIoBytes readOnly rotational recovery dataPath zeroCopyFallback'
-  .concat(' sharedMemory threads perIo batch fixedFiles partitionScan cpus requestTimeoutMs backendOptions closeOnSignal signal')
+  .concat(
+    ' sharedMemory dmaAlignment maxSegments maxSegmentSize segmentBoundary threads perIo batch fixedFiles partitionScan cpus requestTimeoutMs backendOptions closeOnSignal signal',
+  )
   .split(' ')
 const options = fc.dictionary(fc.constantFrom(...names, 'stranger'), anything, { maxKeys: 4 })
 
@@ -45,6 +48,12 @@ function orRefused<T>(call: () => T): T | null {
 
 const isWhole = (value: number, min: number, max: number): boolean => Number.isSafeInteger(value) && value >= min && value <= max
 
+const isShape = ({ maxCount, maxBytes, boundaryBytes }: SegmentSpec): boolean =>
+  isWhole(maxCount, 1, 65_535) &&
+  isWhole(maxBytes, 4096, 2 ** 32 - 1) &&
+  isWhole(boundaryBytes, 4096, 2 ** 32) &&
+  2 ** 32 % boundaryBytes === 0
+
 test('any options of a device are taken or refused', (t) => {
   let taken = 0
   const property = fc.property(options, (given) => {
@@ -59,7 +68,10 @@ test('any options of a device are taken or refused', (t) => {
       isWhole(spec.sizeBytes ?? 0, 512, 2 ** 53) &&
       (spec.sizeBytes ?? 0) % (spec.logicalBlockBytes ?? 512) === 0 &&
       (spec.threads === null || isWhole(spec.threads, 1, 4096)) &&
-      isWhole(spec.requestDeadlineMs, 1, 29_999)
+      isWhole(spec.requestDeadlineMs, 1, 29_999) &&
+      (spec.dmaAlignBytes === null || (isWhole(spec.dmaAlignBytes, 2, 4096) && 4096 % spec.dmaAlignBytes === 0)) &&
+      (spec.segments === null || isShape(spec.segments)) &&
+      spec.sharedMemory.every(({ path, readOnly }) => path.startsWith('/') && typeof readOnly === 'boolean')
     )
   })
   fc.assert(property, { numRuns: 20_000 })

@@ -2,6 +2,7 @@ import { resolve } from 'node:path'
 import * as Args from '@oclif/core/args'
 import * as Flags from '@oclif/core/flags'
 import type * as Interfaces from '@oclif/core/interfaces'
+import type { SharedMemory } from 'ublk'
 import { BaseCommand, parseId, printWarning } from '../lib/base-command.ts'
 import type { DescribedDevice } from '../lib/describe.ts'
 import { reportOf, usage } from '../lib/failure.ts'
@@ -86,6 +87,10 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
     'block-size': Flags.integer({ helpValue: 'BYTES', summary: 'logical block size, 512 or 4096; default what the target has, else 512' }),
     'max-io': Flags.string({ helpValue: 'SIZE', summary: 'longest read or write, 4K to 32M; default 512K' }),
     'read-only': Flags.boolean({ summary: 'refuse writes' }),
+    'dma-align': Flags.integer({ helpValue: 'BYTES', summary: 'alignment of memory used with O_DIRECT, 2 to 4096; default 4' }),
+    'max-segments': Flags.integer({ helpValue: 'COUNT', summary: 'most pieces of memory in a request, 1 to 65535; default 65535' }),
+    'max-segment-size': Flags.string({ helpValue: 'SIZE', summary: 'longest piece, from 4K; default 4G - 1' }),
+    'segment-boundary': Flags.string({ helpValue: 'SIZE', summary: 'a multiple of this is crossed by no piece, from 4K; default 4G' }),
     direct: Flags.boolean({ default: false, summary: 'for file, stripe, mirror: bypass the page cache (O_DIRECT)' }),
     create: Flags.boolean({ default: false, summary: 'for file, stripe, mirror: make or grow them to --size; make legs of a mirror' }),
     chunk: Flags.string({
@@ -115,7 +120,12 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       summary: 'how data moves; default auto: the fastest that kernel and target have',
     })(),
     'zero-copy-fallback': Flags.boolean({ summary: 'with auto-zero-copy: register by hand what the driver cannot' }),
-    shmem: Flags.string({ helpValue: 'FILE', summary: 'memory that users of the device share: a file, usually of hugetlbfs' }),
+    shmem: Flags.string({
+      helpValue: 'FILE',
+      multiple: true,
+      multipleNonGreedy: true,
+      summary: 'memory that users of the device share: a file, usually of hugetlbfs; may be repeated; see `ublk shmem`',
+    }),
     'shmem-read-only': Flags.boolean({ dependsOn: ['shmem'], summary: 'map it for reading alone: it serves writes to the device' }),
     threads: Flags.integer({ helpValue: 'COUNT', summary: 'threads that serve native targets; default one per queue' }),
     'per-io': Flags.boolean({ summary: 'each thread serves some requests of every queue: allows more threads than queues' }),
@@ -194,11 +204,15 @@ export function specOf({ argv, flags }: AddWords): ServeSpec {
     ...(flags['block-size'] !== undefined && { blockSize: flags['block-size'] }),
     ...(flags['max-io'] !== undefined && { maxIoBytes: flags['max-io'] }),
     ...(flags['read-only'] && { readOnly: true }),
+    ...(flags['dma-align'] !== undefined && { dmaAlignment: flags['dma-align'] }),
+    ...(flags['max-segments'] !== undefined && { maxSegments: flags['max-segments'] }),
+    ...(flags['max-segment-size'] !== undefined && { maxSegmentSize: flags['max-segment-size'] }),
+    ...(flags['segment-boundary'] !== undefined && { segmentBoundary: flags['segment-boundary'] }),
     ...(flags.recovery !== undefined && { recovery: flags.recovery }),
     ...(flags['user-recovery'] && { recovery: 'requeue' }),
     ...(flags['data-path'] !== undefined && { dataPath: flags['data-path'] }),
     ...(flags['zero-copy-fallback'] && { zeroCopyFallback: true }),
-    ...(flags.shmem !== undefined && { sharedMemory: { path: resolve(flags.shmem), readOnly: flags['shmem-read-only'] ?? false } }),
+    ...(flags.shmem !== undefined && { sharedMemory: sharedMemory(flags.shmem, flags['shmem-read-only']) }),
     ...(flags.threads !== undefined && { threads: flags.threads }),
     ...(flags['per-io'] && { perIo: true }),
     ...(flags.batch && { batch: true }),
@@ -213,6 +227,10 @@ export function specOf({ argv, flags }: AddWords): ServeSpec {
   if (baseOf(target).type === 'zoned' && device.size === undefined)
     throw usage('a zoned device needs --size', 'Example: `ublk add zoned --size 1G --zone-size 64M`.')
   return { target, device }
+}
+
+function sharedMemory(files: string[], readOnly = false): SharedMemory[] {
+  return files.map((file) => ({ path: resolve(file), readOnly }))
 }
 
 /** With any number of words the parser takes a flag that it does not know for one. */

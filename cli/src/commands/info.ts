@@ -46,12 +46,18 @@ function lines(device: DescribedDevice): [string, string][] {
     ['write cache', yes(device.volatileCache)],
     ['FUA', yes(device.fua)],
     ['discard', yes(device.discard)],
+    ['memory alignment', String(device.dmaAlignment)],
+    ['segments', segments(device)],
     ['owner', `${device.ownerUid}:${device.ownerGid}`],
     ['flags', device.flags.join(' ')],
     ['pid', device.pid > 0 ? String(device.pid) : '-'],
     ['target', target === null ? '- (not made by this program)' : formatTarget(target)],
     ...(server === null ? [] : serverLines(server)),
   ]
+}
+
+function segments({ maxSegments, maxSegmentSize, segmentBoundary }: DescribedDevice): string {
+  return `at most ${maxSegments} of ${maxSegmentSize} bytes, within ${formatBytes(segmentBoundary)}`
 }
 
 function serverLines(server: NonNullable<DescribedDevice['server']>): [string, string][] {

@@ -29,7 +29,20 @@ export interface ListedDevice
 /** A device in `info --json`. */
 export interface DescribedDevice
   extends ListedDevice,
-    Pick<DeviceInfo, 'dataPath' | 'rotational' | 'volatileCache' | 'fua' | 'discard' | 'ownerUid' | 'ownerGid'> {
+    Pick<
+      DeviceInfo,
+      | 'dataPath'
+      | 'rotational'
+      | 'volatileCache'
+      | 'fua'
+      | 'discard'
+      | 'dmaAlignment'
+      | 'maxSegments'
+      | 'maxSegmentSize'
+      | 'segmentBoundary'
+      | 'ownerUid'
+      | 'ownerGid'
+    > {
   server: ServerDescription | null
 }
 
@@ -65,6 +78,8 @@ export function toListed(info: DeviceInfo, state: ServerState | null): ListedDev
 
 export function toDescribed(info: DeviceInfo, state: ServerState | null, running: boolean, directory: StateDirectory): DescribedDevice {
   const { dataPath, rotational, volatileCache, fua, discard, ownerUid, ownerGid } = info
+  const { dmaAlignment, maxSegments, maxSegmentSize, segmentBoundary } = info
+  const memory = { dmaAlignment, maxSegments, maxSegmentSize, segmentBoundary }
   const server =
     state === null
       ? null
@@ -76,5 +91,5 @@ export function toDescribed(info: DeviceInfo, state: ServerState | null, running
           socket: directory.socketPath(info.id),
           recovery: state.spec.device.recovery ?? 'off',
         }
-  return { ...toListed(info, state), dataPath, rotational, volatileCache, fua, discard, ownerUid, ownerGid, server }
+  return { ...toListed(info, state), dataPath, rotational, volatileCache, fua, discard, ...memory, ownerUid, ownerGid, server }
 }

@@ -1,6 +1,7 @@
-/** Devices that are in use change hands or size: asks the server where there is one, and the kernel where there is none. */
+/** Devices that are in use change hands, size or shared memory: asks the server where there is one, and the kernel where there is none. */
 
 import type { ChildProcess } from 'node:child_process'
+import type { SharedMemoryInfo } from 'ublk'
 import type { DescribedDevice } from './describe.ts'
 import { EXIT, Failure, noSuchDevice } from './failure.ts'
 import { launch } from './launch.ts'
@@ -11,6 +12,9 @@ import { StateDirectory } from './state.ts'
 import type { Keeper } from './target.ts'
 
 const SERVER_END_LIMIT_MS = 5_000
+
+/** The driver waits for open requests, and the library for the driver 30 s. */
+const SHARING_LIMIT_MS = 40_000
 
 /**
  * Starts a server for a device that waits for one, with what the record of its former one says.
@@ -58,6 +62,29 @@ export async function resize(id: number, size: string): Promise<void> {
   const served = directory.readServed(id)
   if (served?.pid === pid && (await askServer(directory.socketPath(id), 'POST', `/resize?size=${bytes}`)) !== null) return
   await resizeDevice(id, bytes)
+}
+
+/** What `ublk shmem --json` gives. */
+export interface Sharing {
+  id: number
+  sharedMemory: SharedMemoryInfo[]
+}
+
+/** The driver alone does not say what is shared, and to share memory is of no use unless its server maps it too. */
+export async function askSharing(id: number, method: 'GET' | 'POST', question: string): Promise<Sharing> {
+  const { deviceInfo } = await import('ublk')
+  const directory = StateDirectory.forUser()
+  const { pid } = await deviceInfo(id)
+  const isServed = directory.readServed(id)?.pid === pid
+  const answer = isServed ? await askServer<Sharing>(directory.socketPath(id), method, question, SHARING_LIMIT_MS) : null
+  if (answer !== null) return answer
+  throw new Failure({
+    code: 'ERR_UBLK_INVALID_STATE',
+    message: `device ${id} is served by no \`ublk\` here, and only its server can share memory: it has to map the file, too`,
+    hint: 'In a program of your own: `device.shareMemory()` and `device.unshareMemory()` of the library.',
+    deviceId: id,
+    exitCode: EXIT.failed,
+  })
 }
 
 function keptUp(id: number, pid: number, { file, name }: Keeper): Failure {

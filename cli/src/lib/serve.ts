@@ -182,6 +182,9 @@ export class DeviceServer {
       stop: () => this.close(),
       quiesce: () => this.quiesce(),
       resize: (size) => this.resize(size),
+      sharedMemory: async () => ({ id: this.id, sharedMemory: await this.#device.sharedMemory() }),
+      share: (path, readOnly) => this.#device.shareMemory({ path, readOnly }),
+      unshare: (path) => this.#device.unshareMemory(path),
     })
     this.#directory.write(this.#state)
   }

@@ -4,6 +4,7 @@
  *   GET /info      the device, as `info --json`        GET /stats     counters and latencies
  *   GET /metrics   the same for Prometheus             POST /stop     stops and removes the device; answers when it is gone
  *   POST /resize?size=BYTES   changes its size         POST /quiesce  lets go of the device, for another server; so answers then
+ *   GET /shmem     the memory that its users share     POST /share?path=FILE[&readOnly]   POST /unshare?path=FILE   the same, changed
  *
  * Whoever can open the socket may do all of this: it is 0600, in a directory that is 0700.
  *
@@ -24,6 +25,9 @@ export interface StatusSource {
   stop(): Promise<void>
   quiesce(): Promise<void>
   resize(size: string): Promise<void>
+  sharedMemory(): Promise<object>
+  share(path: string, readOnly: boolean): Promise<void>
+  unshare(path: string): Promise<void>
 }
 
 export interface StatusServer {
@@ -75,8 +79,9 @@ function httpServer(source: StatusSource, silent: Set<Socket>, silenceLimitMs: n
 }
 
 async function answer(request: IncomingMessage, response: ServerResponse, source: StatusSource): Promise<void> {
-  const [path, size] = (request.url ?? '').split('?size=', 2)
-  switch (`${request.method} ${path}`) {
+  const { pathname, searchParams } = new URL(request.url ?? '', 'http://server')
+  const word = (name: string): string => searchParams.get(name) ?? ''
+  switch (`${request.method} ${pathname}`) {
     case 'GET /info':
       return sendJson(response, 200, await source.info())
     case 'GET /stats':
@@ -90,8 +95,16 @@ async function answer(request: IncomingMessage, response: ServerResponse, source
       await source.quiesce()
       return sendJson(response, 200, { quiesced: true })
     case 'POST /resize':
-      await source.resize(decodeURIComponent(size ?? ''))
+      await source.resize(word('size'))
       return sendJson(response, 200, await source.info())
+    case 'GET /shmem':
+      return sendJson(response, 200, await source.sharedMemory())
+    case 'POST /share':
+      await source.share(word('path'), searchParams.has('readOnly'))
+      return sendJson(response, 200, await source.sharedMemory())
+    case 'POST /unshare':
+      await source.unshare(word('path'))
+      return sendJson(response, 200, await source.sharedMemory())
     default:
       return sendJson(response, 404, { error: { code: 'ERR_UBLK_USAGE', message: `there is no ${request.method} ${request.url} here` } })
   }

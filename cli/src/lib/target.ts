@@ -3,7 +3,16 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { DeviceOptions, FaultOptions, IntegrityOptions, NativeTarget, QueueOptions, RecoverOptions, Recovery } from 'ublk'
+import type {
+  DeviceOptions,
+  FaultOptions,
+  IntegrityOptions,
+  NativeTarget,
+  QueueOptions,
+  RecoverOptions,
+  Recovery,
+  RequestMemoryOptions,
+} from 'ublk'
 import { EXIT, Failure, usage } from './failure.ts'
 import { type FaultFlags, faultFlags, firstFaultFlag, parseFaults } from './faults.ts'
 import { firstZoneFlag, parseZones, type ZoneFlags, type Zones } from './zones.ts'
@@ -20,7 +29,7 @@ export type TargetSpec =
   | { type: 'module'; path: string; options: Record<string, string> }
 
 /** Options of a device that are the same for every target; what is absent is the library's default. */
-export interface DeviceSpec extends QueueOptions {
+export interface DeviceSpec extends QueueOptions, RequestMemoryOptions {
   id?: number
   queues?: number
   depth?: number
@@ -245,6 +254,10 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^readOnly (?=must)/, '--read-only '],
   [/^recovery (?=must)/, '--recovery '],
   [/^dataPath (?=must)/, '--data-path '],
+  [/^dmaAlignment (?=must)/, '--dma-align '],
+  [/^maxSegments (?=must)/, '--max-segments '],
+  [/^maxSegmentSize (?=must)/, '--max-segment-size '],
+  [/^segmentBoundary (?=must)/, '--segment-boundary '],
   [/^zeroCopyFallback (?=must)/, '--zero-copy-fallback '],
   [/^sharedMemory (?=must)/, '--shmem '],
   [/^threads (?=must)/, '--threads '],

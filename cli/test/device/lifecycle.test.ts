@@ -6,7 +6,7 @@ import { request } from 'node:http'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
-import { temporaryDirectory, ublk } from '../program.ts'
+import { type Outcome, temporaryDirectory, ublk } from '../program.ts'
 import {
   add,
   assertNothingLeft,
@@ -311,4 +311,59 @@ function call(socketPath: string, method: string, path: string): Promise<{ body:
 test.serial('list and stats without devices', async (t) => {
   const answers = await Promise.all(['list', 'stats', 'info'].map((verb) => ublk([verb, '--json'])))
   for (const { stdout } of answers) t.deepEqual(JSON.parse(stdout), { devices: [] })
+})
+
+test.serial('shmem: shows, adds and removes the memory that users share', async (t) => {
+  const { flags } = JSON.parse((await ublk(['features', '--json'])).stdout) as { flags: { name: string; here: boolean }[] }
+  if (!flags.some(({ name, here }) => here && name === 'UBLK_F_SHMEM_ZC')) {
+    return assertReport(t, await ublk(['add', 'mem', '-s', '16M', '--data-path', 'shmem']), 5, /^ublk: this kernel has no SHMEM_ZC/)
+  }
+  const directory = temporaryDirectory()
+  t.teardown(directory.remove)
+  // Whole pages are all that the driver asks for; huge ones make it likelier that requests can use them.
+  const [first, second] = ['first', 'second'].map((name) => join(directory.path, name)) as [string, string]
+  for (const file of [first, second]) writeFileSync(file, Buffer.alloc(MIB))
+
+  const { id, path, server } = await add(t, 'mem', '-s', '16M', '--shmem', first)
+  const shared = async (...words: string[]): Promise<unknown> => {
+    const { status, stdout, stderr } = await ublk(['shmem', String(id), ...words, '--json'])
+    t.is(status, 0, stdout + stderr)
+    return JSON.parse(stdout)
+  }
+  const entry = (file: string, readOnly = false) => ({ path: file, readOnly, size: MIB })
+  const isMapped = (file: string): boolean => readText(`/proc/${server.pid}/maps`).includes(file)
+  t.deepEqual(await shared(), { id, sharedMemory: [entry(first)] })
+  t.deepEqual(await shared('--add', second, '--read-only'), { id, sharedMemory: [entry(first), entry(second, true)] })
+  t.true(isMapped(first) && isMapped(second))
+  const { stdout: text } = await ublk(['shmem', path])
+  t.is(text, `FILE${' '.repeat(second.length - 4)}  SIZE  ACCESS\n${first}   1MiB  read-write\n${second}  1MiB  read-only\n`)
+  t.deepEqual(await shared('--remove', first), { id, sharedMemory: [entry(second, true)] })
+  t.false(isMapped(first))
+  checkData(t, path)
+
+  const refused = await Promise.all([
+    ublk(['shmem', String(id), '--remove', first]),
+    ublk(['shmem', String(id), '--add', second]),
+    ublk(['shmem', String(id), '--add', join(directory.path, 'missing')]),
+    ublk(['shmem', '4000']),
+    ublk(['shmem', String(id), '--read-only']),
+    ublk(['shmem', String(id), '--add', first, '--remove', second]),
+  ])
+  for (const [index, [status, message]] of (
+    [
+      [1, /^ublk: device \d+ shares no memory of \S+\/first\n/],
+      [1, /^ublk: device \d+ shares the memory of \S+\/second already\n/],
+      [1, /^ublk: \S+\/missing: No such file or directory\n/],
+      [3, /^ublk: device 4000 does not exist\n/],
+      [2, /--add/],
+      [2, /--remove/],
+    ] as const
+  ).entries()) {
+    assertReport(t, refused[index] as Outcome, status, message)
+  }
+  await del(t, String(id))
+
+  const other = await add(t, 'mem', '-s', '16M')
+  assertReport(t, await ublk(['shmem', String(other.id), '--add', first]), 1, /moves its data by get-data, not by shmem\n/)
+  await del(t, String(other.id))
 })

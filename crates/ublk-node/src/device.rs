@@ -11,7 +11,7 @@ use napi::bindgen_prelude::{Function, Null, Object, Uint8Array, Unknown};
 use napi_derive::napi;
 use ublk::device::START_LIMIT;
 use ublk::{
-    BufferMode, Control, DataPath, Device, DeviceInfo, QueueOptions, Recovery, SharedMemory, Target, Threads,
+    BufferMode, Control, DataPath, Device, DeviceInfo, QueueOptions, Recovery, Segments, SharedMemory, Target, Threads,
     ZeroCopyFallback,
 };
 
@@ -20,6 +20,7 @@ use crate::events::{Events, NativeEvent, Wakes};
 use crate::hot_function::hot_function;
 use crate::info::NativeDeviceInfo;
 use crate::lifecycle::{DeviceState, Mode};
+use crate::request_memory::{NativeSharedMemory, SegmentSpec, SharedMemorySpec};
 use crate::stats::NativeStats;
 use crate::target::{IntegritySpec, TargetSpec};
 use crate::{memory, ops, owner, registry};
@@ -58,10 +59,8 @@ pub struct DeviceSpec {
     pub recovery: String,
     /// auto, copy, get-data, user-copy, zero-copy, auto-zero-copy or shmem.
     pub data_path: String,
-    /// File of memory that users share, for shmem.
-    pub shared_memory_path: Option<String>,
-    /// Map it for reading alone.
-    pub shared_memory_read_only: bool,
+    /// Files of memory that users share, for shmem.
+    pub shared_memory: Vec<SharedMemorySpec>,
     /// Queue threads of a native target; null is one per queue.
     pub threads: Option<u32>,
     /// Each thread serves some tags of every queue.
@@ -74,6 +73,10 @@ pub struct DeviceSpec {
     pub zero_copy_fallback: String,
     /// Look for partitions.
     pub partition_scan: bool,
+    /// Alignment of the memory of requests; null is the driver's default, or the target's.
+    pub dma_align_bytes: Option<u32>,
+    /// Its shape; null does not limit it.
+    pub segments: Option<SegmentSpec>,
     /// Made as a user without CAP_SYS_ADMIN.
     pub unprivileged: bool,
     /// Of a device with integrity data.
@@ -126,9 +129,12 @@ impl DeviceSpec {
             },
             zoned: target.and_then(Target::zoned),
             integrity: target.and_then(Target::integrity),
+            dma_align_bytes: self.dma_align_bytes,
+            zero_copy_align_bytes: geometry.map_or(1, |geometry| geometry.memory_align_bytes),
+            segments: self.segments.as_ref().map(Segments::from),
             unprivileged: self.unprivileged,
             data_path: self.data_path(target),
-            shared_memory: None,
+            shared_memory: Vec::new(),
             threads: Threads { count: self.threads.map(|count| count as u16), per_io: self.per_io },
             queue_options: QueueOptions {
                 batch: self.batch,
@@ -156,9 +162,8 @@ pub(crate) enum Origin {
 }
 
 impl DeviceSpec {
-    fn open_shared_memory(&self) -> Result<Option<Arc<SharedMemory>>, ublk::Error> {
-        let path = self.shared_memory_path.as_deref().map(Path::new);
-        path.map(|path| SharedMemory::open(path, self.shared_memory_read_only).map(Arc::new)).transpose()
+    fn open_shared_memory(&self) -> Result<Vec<Arc<SharedMemory>>, ublk::Error> {
+        self.shared_memory.iter().map(SharedMemorySpec::open).collect()
     }
 
     fn data_path(&self, target: Option<&dyn Target>) -> DataPath {
@@ -407,6 +412,33 @@ impl NativeDevice {
     pub fn resize<'env>(&self, env: &'env Env, size_bytes: i64) -> napi::Result<Object<'env>> {
         let state = Arc::clone(&self.state);
         ops::run(env, move || state.resize(size_bytes as u64), |_, resized| resized.map(|()| Null))
+    }
+
+    /// REG_BUF: a file of memory that its users share too.
+    #[napi(catch_unwind)]
+    pub fn share_memory<'env>(&self, env: &'env Env, memory: SharedMemorySpec) -> napi::Result<Object<'env>> {
+        let state = Arc::clone(&self.state);
+        ops::run(env, move || state.share_memory(memory.open()?), |_, shared| shared.map(|()| Null))
+    }
+
+    /// UNREG_BUF: one that they no longer share.
+    #[napi(catch_unwind)]
+    pub fn unshare_memory<'env>(&self, env: &'env Env, path: String) -> napi::Result<Object<'env>> {
+        let state = Arc::clone(&self.state);
+        ops::run(env, move || state.unshare_memory(Path::new(&path)), |_, unshared| unshared.map(|()| Null))
+    }
+
+    /// What they share now.
+    #[napi(catch_unwind)]
+    pub fn shared_memory<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
+        let state = Arc::clone(&self.state);
+        ops::run(
+            env,
+            move || state.shared_memory(),
+            |_, shared| {
+                shared.map(|shared| shared.iter().map(|memory| NativeSharedMemory::from(&**memory)).collect::<Vec<_>>())
+            },
+        )
     }
 
     /// What the driver says of it.

@@ -4,6 +4,8 @@ use napi_derive::napi;
 use ublk::DeviceInfo;
 use ublk::uapi::{FEATURES, Features};
 
+use crate::request_memory::SegmentSpec;
+
 /// One device.
 #[napi(object, use_nullable = true, object_from_js = false)]
 #[derive(Debug)]
@@ -37,6 +39,10 @@ pub struct NativeDeviceInfo {
     pub discard: bool,
     /// Announced as spinning.
     pub rotational: bool,
+    /// Alignment of the memory of requests.
+    pub dma_align_bytes: u32,
+    /// Its shape.
+    pub segments: SegmentSpec,
     /// Feature names, lowest bit first.
     pub flags: Vec<String>,
     /// Owner of an unprivileged device.
@@ -62,6 +68,8 @@ impl From<DeviceInfo> for NativeDeviceInfo {
             fua: info.fua,
             discard: info.discard,
             rotational: info.rotational,
+            dma_align_bytes: info.dma_align_bytes,
+            segments: info.segments.into(),
             flags: flag_names(info.features),
             owner_uid: info.owner_uid,
             owner_gid: info.owner_gid,

@@ -42,6 +42,7 @@ mod ops;
 mod outcome;
 mod owner;
 mod registry;
+mod request_memory;
 mod session;
 mod stats;
 mod target;

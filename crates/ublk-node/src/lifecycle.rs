@@ -3,6 +3,7 @@
 //! Threads: operations run on threads of their own (ops.rs), one at a time per device, for `control` is locked for their whole length.
 //! JavaScript's threads touch only the rest, whose locks are short.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use ublk::queue::Stats;
 use ublk::serve::{Observer, ServeEvent};
 use ublk::target::LegStatus;
 use ublk::uapi::{DevState, Features};
-use ublk::{CharDevice, Control, Device, Recovery, Served, Target, spawn_target};
+use ublk::{CharDevice, Control, Device, Recovery, Served, SharedMemory, Target, spawn_target};
 
 use crate::error::NativeError;
 use crate::events::{Events, NativeEvent, Wakes};
@@ -261,6 +262,21 @@ impl DeviceState {
             target.resize(size_bytes)?;
         }
         Ok(lifecycle.device(self.id)?.resize(size_bytes)?)
+    }
+
+    /// REG_BUF.
+    pub(crate) fn share_memory(&self, memory: Arc<SharedMemory>) -> Result<(), NativeError> {
+        Ok(lock(&self.control).device(self.id)?.share_memory(memory)?)
+    }
+
+    /// UNREG_BUF.
+    pub(crate) fn unshare_memory(&self, path: &Path) -> Result<(), NativeError> {
+        Ok(lock(&self.control).device(self.id)?.unshare_memory(path)?)
+    }
+
+    /// What the device's users share with it.
+    pub(crate) fn shared_memory(&self) -> Result<Vec<Arc<SharedMemory>>, NativeError> {
+        Ok(lock(&self.control).device(self.id)?.spec().shared_memory.clone())
     }
 
     /// The device is gone, or somebody else's.

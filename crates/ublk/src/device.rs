@@ -3,6 +3,9 @@
 //! Thread: one at a time, and none that must not sleep. Queues hold the [`CharDevice`] while they run; the driver's DEL_DEV
 //! waits for them, so `delete` comes after the last queue is gone.
 
+mod request_memory;
+mod sharing;
+
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -17,8 +20,12 @@ use ublk_uapi::{
 };
 
 use crate::control::{Control, Deletion, block_path, char_path};
+use crate::shared_memory::SharedTable;
 use crate::target::{Integrity, ZonedGeometry};
 use crate::{DeviceId, DeviceInfo, Error, SharedMemory, Target};
+pub use request_memory::Segments;
+use request_memory::check_memory;
+pub(crate) use request_memory::dma_align_bytes;
 
 /// How long another opener of the char device (udev) may take to let go, and devtmpfs to make the node.
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
@@ -238,14 +245,21 @@ pub struct DeviceSpec {
     pub zoned: Option<ZonedGeometry>,
     /// Its integrity data, if it keeps any (INTEGRITY): user copy.
     pub integrity: Option<Integrity>,
+    /// Alignment of the memory of requests (6.15), a power of two from 2 to 4096; None is the driver's default, 4.
+    pub dma_align_bytes: Option<u32>,
+    /// The same where the target gets that memory itself, in the zero-copy modes: the larger of the two counts.
+    pub zero_copy_align_bytes: u32,
+    /// Shape of the memory of requests (6.15); None does not limit it.
+    pub segments: Option<Segments>,
     /// Make it as a user without CAP_SYS_ADMIN (UNPRIVILEGED_DEV): the device is this user's alone.
     pub unprivileged: bool,
     /// What a dead server leaves.
     pub recovery: Recovery,
     /// How data shall move.
     pub data_path: DataPath,
-    /// Memory that the device's users share with this process; for [`BufferMode::SharedMemory`].
-    pub shared_memory: Option<Arc<SharedMemory>>,
+    /// Memory that the device's users share with this process, for [`BufferMode::SharedMemory`]; more of it when the device is there:
+    /// [`Device::share_memory`].
+    pub shared_memory: Vec<Arc<SharedMemory>>,
     /// Which threads serve; for native targets.
     pub threads: Threads,
     /// How they talk to the driver; for native targets.
@@ -278,10 +292,13 @@ impl DeviceSpec {
             write_zeroes: geometry.write_zeroes,
             zoned: target.zoned(),
             integrity: target.integrity(),
+            dma_align_bytes: None,
+            zero_copy_align_bytes: geometry.memory_align_bytes,
+            segments: None,
             unprivileged: false,
             recovery: Recovery::Off,
             data_path: DataPath::Auto(target.buffers()),
-            shared_memory: None,
+            shared_memory: Vec::new(),
             threads: Threads::default(),
             queue_options: QueueOptions::default(),
             partition_scan: true,
@@ -328,10 +345,13 @@ impl DeviceSpec {
             write_zeroes: clears && params.discard.max_write_zeroes_sectors > 0,
             zoned: None, // such a device is not taken over, nor one with integrity
             integrity: None,
+            dma_align_bytes: Some(known.dma_align_bytes),
+            zero_copy_align_bytes: 1,
+            segments: params.types.contains(ParamTypes::SEGMENT).then_some(known.segments),
             unprivileged: false, // the driver grants those no recovery
             recovery: Recovery::of(info.flags),
             data_path: DataPath::Only(buffers),
-            shared_memory: None,
+            shared_memory: Vec::new(),
             threads: Threads::default(),
             queue_options: QueueOptions { batch: info.flags.contains(Features::BATCH_IO), ..QueueOptions::default() },
             partition_scan: !info.flags.contains(Features::NO_AUTO_PART_SCAN),
@@ -340,7 +360,7 @@ impl DeviceSpec {
         }
     }
 
-    fn params(&self) -> Params {
+    fn block_params(&self) -> Params {
         let mut attributes = Attrs::empty();
         attributes.set(Attrs::READ_ONLY, self.read_only);
         attributes.set(Attrs::ROTATIONAL, self.rotational);
@@ -394,7 +414,7 @@ pub struct CharDevice {
     max_io_bytes: u32,
     buffers: BufferMode,
     options: QueueOptions,
-    shared_memory: Option<Arc<SharedMemory>>,
+    shared_memory: Arc<SharedTable>,
     is_given_up: AtomicBool,
 }
 
@@ -424,8 +444,8 @@ impl CharDevice {
         self.options
     }
     /// What its users share.
-    pub(crate) fn shared_memory(&self) -> Option<&Arc<SharedMemory>> {
-        self.shared_memory.as_ref()
+    pub(crate) fn shared_memory(&self) -> &Arc<SharedTable> {
+        &self.shared_memory
     }
 
     /// Has the owners of native queues close their rings at their next turn, without STOP_DEV: the device stays recoverable.
@@ -452,6 +472,8 @@ pub struct Device {
     params: Params,
     buffers: BufferMode,
     char_device: Option<Arc<CharDevice>>,
+    /// What is registered with the driver of `spec.shared_memory`.
+    shared_memory: Arc<SharedTable>,
     /// Taken over, and not live again yet: until then it is the next server's, too.
     is_recovering: bool,
     /// Tags were fetched once: the driver does not take them again (see `renew`).
@@ -471,8 +493,9 @@ impl Device {
         check_zoned(&spec)?;
         check_integrity(&spec)?;
         check_unprivileged(&spec)?;
+        check_memory(&spec)?;
         let (granted, buffers) = add_with_granted_mode(control, &spec)?;
-        let device = Device::new(control, granted, spec.params(), spec, buffers);
+        let mut device = Device::new(control, granted, spec.params(buffers), spec, buffers);
         match device.check_grant().and_then(|()| device.set_up()) {
             Ok(()) => Ok(device),
             Err(error) => {
@@ -511,6 +534,7 @@ impl Device {
             params,
             buffers,
             char_device: None,
+            shared_memory: Arc::default(),
             is_recovering: false,
             was_served: false,
             is_live: false,
@@ -589,7 +613,7 @@ impl Device {
             max_io_bytes: self.granted.max_io_buf_bytes,
             buffers: self.buffers,
             options: self.spec.queue_options,
-            shared_memory: self.spec.shared_memory.clone(),
+            shared_memory: Arc::clone(&self.shared_memory),
             is_given_up: AtomicBool::new(false),
         });
         self.char_device = Some(Arc::clone(&char_device));
@@ -610,14 +634,16 @@ impl Device {
     }
 
     /// What a device needs before its queues: parameters, and the memory that its users share.
-    fn set_up(&self) -> Result<(), Error> {
+    fn set_up(&mut self) -> Result<(), Error> {
         if self.spec.unprivileged {
             wait_for_rights(self.id(), char_path(self.id()))?;
         }
         self.control.set_params(self.id(), &self.params)?;
-        let Some(shared) = self.spec.shared_memory.as_deref() else { return Ok(()) };
-        let (address, length, flags) = shared.registration();
-        self.control.register_shared_memory(self.id(), address, length, flags).map(drop) // the only one, so number 0
+        self.check_params()?;
+        if self.buffers == BufferMode::SharedMemory {
+            self.shared_memory = Arc::new(SharedTable::new());
+        }
+        self.spec.shared_memory.iter().try_for_each(|memory| self.register(memory))
     }
 
     /// START_DEV, or for a device that is being recovered END_USER_RECOVERY: the block device appears, or goes on. Each queue's owner

@@ -9,8 +9,8 @@
 //! shared_memory  pages that a device's users share with it
 //! ```
 //!
-//! Knows nothing of Node. Unsafe code lives in `queue::descriptors` (the kernel's shared array) and in the three places that hand
-//! addresses to the kernel (`control::thread`, `queue::submit`).
+//! Knows nothing of Node. Unsafe code lives in `queue::descriptors` (the kernel's shared array), in the three places that hand
+//! addresses to the kernel (`control::thread`, `queue::submit`), and in `shared_memory`, which queues use without a lock.
 
 #![deny(unsafe_code, missing_docs)]
 
@@ -24,7 +24,7 @@ pub mod target;
 
 pub use control::{Control, Deletion, DeviceInfo, list};
 pub use device::{
-    BufferMode, CharDevice, DataPath, Device, DeviceSpec, QueueOptions, Recovery, Threads, ZeroCopyFallback,
+    BufferMode, CharDevice, DataPath, Device, DeviceSpec, QueueOptions, Recovery, Segments, Threads, ZeroCopyFallback,
 };
 pub use error::Error;
 pub use queue::{Event, Queue, Request};

@@ -3,21 +3,18 @@
 
 mod common;
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use common::huge::{huge_pages, part};
+use common::watched::watched;
 use common::{Live, MIB, spec_for};
-use ublk::target::{
-    BufferAddress, FileOptions, Geometry, Io, Progress, QueueTarget, Request, file, mem, mem_zero_copy, null,
-};
-use ublk::uapi::{FEATURES, Features, IoFlags};
+use ublk::target::{FileOptions, file, mem, mem_zero_copy, null};
+use ublk::uapi::{FEATURES, Features};
 use ublk::{
-    BufferMode, CharDevice, Control, DataPath, Device, DeviceSpec, Error, QueueOptions, SharedMemory, Target, Threads,
+    BufferMode, Control, DataPath, Device, DeviceSpec, Error, QueueOptions, SharedMemory, Target, Threads,
     ZeroCopyFallback,
 };
-use ublk_executor::Mapping;
 
 const SIZE: u64 = 16 * MIB;
 const DEPTH: u16 = 8;
@@ -226,67 +223,6 @@ fn a_mode_that_the_kernel_lacks_is_refused_by_name() {
     }
 }
 
-const HUGE: usize = 2 << 20;
-
-/// A file of one huge page, and the same memory as a user of the device has it.
-fn huge_page() -> (std::path::PathBuf, Mapping) {
-    std::fs::write("/proc/sys/vm/nr_hugepages", "4").unwrap();
-    std::fs::create_dir_all("/run/huge").unwrap();
-    if std::fs::read_dir("/run/huge").unwrap().count() == 0 {
-        common::run_with_input(&["mount", "-t", "hugetlbfs", "none", "/run/huge"], "");
-    }
-    let path = std::path::PathBuf::from("/run/huge/shared");
-    let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
-    file.set_len(HUGE as u64).unwrap();
-    let users = Mapping::of_file(file.as_fd(), HUGE, false).unwrap();
-    users.overwrite_with_zeroes(0, HUGE); // a page that nobody has touched is not there to be recognised
-    (path, users)
-}
-
-/// A part of the user's memory, for a system call alone.
-#[allow(unsafe_code, clippy::mut_from_ref)] // of memory that is no Rust value's
-fn part(memory: &Mapping, offset: usize, length: usize) -> &mut [u8] {
-    // SAFETY: `address` checks the range, and the tests' one thread makes one slice at a time; what the server and the kernel do with the
-    // memory meanwhile is done before the system call that the slice is for returns.
-    unsafe { std::slice::from_raw_parts_mut(memory.address(offset, length) as *mut u8, length) }
-}
-
-/// Counts the requests whose data is in shared memory, and lets another target answer them.
-struct Counting(Arc<dyn Target>, Arc<AtomicUsize>);
-
-struct CountingQueue(Box<dyn QueueTarget>, Arc<AtomicUsize>);
-
-impl Target for Counting {
-    fn kind(&self) -> &'static str {
-        self.0.kind()
-    }
-    fn geometry(&self) -> Geometry {
-        self.0.geometry()
-    }
-    fn buffers(&self) -> Vec<BufferMode> {
-        self.0.buffers()
-    }
-    fn files(&self) -> Vec<BorrowedFd<'_>> {
-        self.0.files()
-    }
-    fn queue(&self, device: &Arc<CharDevice>, tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
-        Ok(Box::new(CountingQueue(self.0.queue(device, tags)?, Arc::clone(&self.1))))
-    }
-}
-
-impl QueueTarget for CountingQueue {
-    fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress {
-        self.1.fetch_add(usize::from(request.flags.contains(IoFlags::SHMEM_ZC)), Ordering::Relaxed);
-        self.0.start(tag, request, io)
-    }
-    fn resume(&mut self, tag: u16, request: &Request, part: u16, result: i32, io: &mut Io<'_>) -> Progress {
-        self.0.resume(tag, request, part, result, io)
-    }
-    fn place(&mut self, request: &Request) -> BufferAddress {
-        self.0.place(request)
-    }
-}
-
 #[test]
 #[ignore = "needs a ublk kernel"]
 fn data_in_shared_memory_stays_there() {
@@ -296,22 +232,21 @@ fn data_in_shared_memory_stays_there() {
     for read_only in [false, true] {
         for target in targets(BufferMode::SharedMemory, "shared") {
             let what = format!("{} with read-only {read_only}", target.kind());
-            let (path, users) = huge_page();
-            let seen = Arc::new(AtomicUsize::new(0));
-            let counting: Arc<dyn Target> = Arc::new(Counting(target, Arc::clone(&seen)));
+            let (path, users) = huge_pages("shared", 1);
+            let (counting, seen) = watched(target);
             let spec = DeviceSpec {
                 data_path: DataPath::Only(BufferMode::SharedMemory),
-                shared_memory: Some(Arc::new(SharedMemory::open(&path, read_only).unwrap())),
+                shared_memory: vec![Arc::new(SharedMemory::open(&path, read_only).unwrap())],
                 ..spec_for(counting.as_ref())
             };
             let live = Live::with(counting, spec);
             let device = live.open();
-            seen.store(0, Ordering::Relaxed);
+            seen.take_shared();
             for (place, length, offset) in [(0, 4096, MIB), (8192, 65536, 2 * MIB), (1 << 20, 256 << 10, 3 * MIB)] {
                 fill(part(&users, place, length), offset, 1);
                 device.write_all_at(part(&users, place, length), offset).unwrap();
             }
-            assert_eq!(seen.swap(0, Ordering::Relaxed), 3, "{what}: writes out of shared memory");
+            assert_eq!(seen.take_shared(), 3, "{what}: writes out of shared memory");
             let mut expected = vec![0; 256 << 10];
             for (place, length, offset) in
                 [(4096, 4096, MIB), (512 << 10, 65536, 2 * MIB), (1 << 20, 256 << 10, 3 * MIB)]
@@ -322,9 +257,9 @@ fn data_in_shared_memory_stays_there() {
                 assert!(*part(&users, place, length) == expected[..length], "{what}: a read of {length} at {offset}");
             }
             let reads = if read_only { 0 } else { 3 };
-            assert_eq!(seen.swap(0, Ordering::Relaxed), reads, "{what}: reads into shared memory");
+            assert_eq!(seen.take_shared(), reads, "{what}: reads into shared memory");
             check(&live, &what); // from the user's own memory
-            assert_eq!(seen.load(Ordering::Relaxed), 0, "{what}: the user's own memory");
+            assert_eq!(seen.take_shared(), 0, "{what}: the user's own memory");
         }
     }
 }

@@ -3,6 +3,7 @@
 use ublk_uapi::{Attrs, DevInfo, DevState, Features, ParamTypes, Params};
 
 use super::Control;
+use crate::device::{Segments, dma_align_bytes};
 use crate::{DeviceId, Error};
 
 /// One device as the driver knows it.
@@ -36,6 +37,10 @@ pub struct DeviceInfo {
     pub discard: bool,
     /// Announced as spinning.
     pub rotational: bool,
+    /// Alignment of the memory of requests in bytes.
+    pub dma_align_bytes: u32,
+    /// Shape of that memory.
+    pub segments: Segments,
     /// Features granted.
     pub features: Features,
     /// Owner of an unprivileged device.
@@ -68,6 +73,8 @@ impl DeviceInfo {
             fua: attributes.contains(Attrs::FUA),
             discard: has_discard,
             rotational: attributes.contains(Attrs::ROTATIONAL),
+            dma_align_bytes: dma_align_bytes(params),
+            segments: Segments::of(params),
             features: info.flags,
             owner_uid: info.owner_uid,
             owner_gid: info.owner_gid,

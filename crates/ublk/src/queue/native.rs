@@ -16,8 +16,9 @@ use ublk_executor::{Mapping, Wait};
 
 use super::{BackingIo, BufferAddress, Event, Queue, Slot, SocketIo};
 use crate::device::CharDevice;
+use crate::shared_memory::SharedTable;
 use crate::target::{Progress, QueueTarget, Target, WOKEN};
-use crate::{BufferMode, Error, SharedMemory};
+use crate::{BufferMode, Error};
 
 /// What a target may do for the request at hand.
 pub struct Io<'a> {
@@ -32,7 +33,7 @@ struct Serving {
     buffers: Option<Mapping>,
     /// Of each tag; none in the zero-copy modes.
     addresses: Vec<BufferAddress>,
-    shared_memory: Option<Arc<SharedMemory>>,
+    shared_memory: Arc<SharedTable>,
     /// Requests to resume, each once: with room for all.
     woken: Vec<u16>,
     broken: Option<Error>,
@@ -70,9 +71,13 @@ impl Io<'_> {
     /// Where the request's data is in the memory that the device's users share, if it lies there.
     #[inline]
     fn shared(&self) -> Option<(&Mapping, usize)> {
-        let shared = self.serving.shared_memory.as_ref()?;
-        let offset = self.serving.queue.request(self.tag).in_shared_memory()?;
-        Some((shared.mapping(), offset))
+        let Serving { queue, shared_memory, .. } = &*self.serving;
+        if queue.buffers() != BufferMode::SharedMemory {
+            return None;
+        }
+        let place = queue.request(self.tag).in_shared_memory()?;
+        let shared = shared_memory.get(place.index)?;
+        Some((shared.mapping(), place.offset_bytes as usize))
     }
 
     /// Starts an operation on the target's file `file` (0 is its first); its end comes to `resume` with `part`.
@@ -177,7 +182,7 @@ impl NativeQueue {
                 queue,
                 buffers,
                 addresses,
-                shared_memory: device.shared_memory().cloned(),
+                shared_memory: Arc::clone(device.shared_memory()),
                 woken: Vec::with_capacity(slots.len()),
                 broken: None,
             },
@@ -281,7 +286,13 @@ impl NativeQueue {
                     return Progress::DoneAt(-errno, BufferAddress::NONE);
                 }
             }
-            BufferMode::Copy | BufferMode::GetData | BufferMode::SharedMemory => {}
+            BufferMode::SharedMemory => {
+                let place = serving.queue.request(tag).in_shared_memory();
+                if place.is_some_and(|place| serving.shared_memory.get(place.index).is_none()) {
+                    return Progress::Done(-libc::EIO); // somebody else has registered it, and it is not mapped here
+                }
+            }
+            BufferMode::Copy | BufferMode::GetData => {}
         }
         let request = *self.serving.queue.request(tag);
         self.target.start(tag, &request, &mut Io { serving: &mut self.serving, tag })
@@ -408,6 +419,7 @@ impl Drop for NativeQueue {
         // Those of a ring that is broken go on: what they use is never freed.
         if !self.serving.queue.finish_backing() {
             std::mem::forget(self.serving.buffers.take());
+            Arc::clone(&self.serving.shared_memory).keep();
             std::mem::forget(std::mem::replace(&mut self.target, Box::new(Gone)));
         }
     }

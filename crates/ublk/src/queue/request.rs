@@ -156,11 +156,10 @@ impl Request {
         matches!(self.op, Op::Read | Op::ReportZones)
     }
 
-    /// Byte of its data in the memory that the device's users share, if it lies there.
+    /// Where its data lies in the memory that the device's users share, if it lies there.
     #[inline]
-    pub(super) fn in_shared_memory(&self) -> Option<usize> {
-        let is_there = self.flags.contains(IoFlags::SHMEM_ZC);
-        is_there.then(|| ShmemPosition::from_addr(self.shared_at).offset_bytes as usize)
+    pub(super) fn in_shared_memory(&self) -> Option<ShmemPosition> {
+        self.flags.contains(IoFlags::SHMEM_ZC).then(|| ShmemPosition::from_addr(self.shared_at))
     }
 
     /// What a request that has succeeded is answered with: the bytes of data, 0 for the operations without.

@@ -42,6 +42,8 @@ pub(super) struct Backing {
     pub(super) size_bytes: u64,
     /// Smallest I/O that it takes.
     pub(super) block_bytes: u32,
+    /// Alignment of memory that it takes.
+    pub(super) memory_align_bytes: u32,
     /// A punched hole gives space back.
     pub(super) can_punch: bool,
     pub(super) is_block_device: bool,
@@ -99,7 +101,9 @@ impl Backing {
         let block_bytes = logical_block_bytes(&file, path, is_block_device, options)?;
         let size_bytes = served_size(&file, path, options, is_block_device, block_bytes)?;
         let can_punch = !options.read_only && can_punch_holes(&file, path, is_block_device);
-        Ok(Backing { file, path: path.to_owned(), size_bytes, block_bytes, can_punch, is_block_device, is_new })
+        let memory_align_bytes = if options.direct { direct_memory_align_bytes(&file) } else { 1 };
+        let path = path.to_owned();
+        Ok(Backing { file, path, size_bytes, block_bytes, memory_align_bytes, can_punch, is_block_device, is_new })
     }
 
     /// True when `path` leads to this very file.
@@ -174,13 +178,25 @@ fn least_block_bytes(file: &File, path: &Path, is_block_device: bool, direct: bo
     if !direct {
         return Ok(512);
     }
-    let alignment = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::from_bits_retain(STATX_DIOALIGN))
-        .map(|status| status.stx_dio_offset_align)
-        .unwrap_or(0);
+    let (alignment, _) = direct_alignment(file);
     match alignment {
         ..=512 => Ok(512),
         513..=4096 if alignment.is_power_of_two() => Ok(alignment),
         _ => Err(rule(path, &format!("direct I/O there needs {alignment}-byte blocks, more than 4096"))),
+    }
+}
+
+/// What O_DIRECT takes of a file: the alignment of offsets and lengths, and that of memory; 0 where the file system does not say.
+fn direct_alignment(file: &File) -> (u32, u32) {
+    statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::from_bits_retain(STATX_DIOALIGN))
+        .map_or((0, 0), |status| (status.stx_dio_offset_align, status.stx_dio_mem_align))
+}
+
+/// Where the file system does not say, a sector: as O_DIRECT was before it could be asked.
+fn direct_memory_align_bytes(file: &File) -> u32 {
+    match direct_alignment(file).1 {
+        alignment if alignment.is_power_of_two() && alignment <= 4096 => alignment,
+        _ => 512,
     }
 }
 

@@ -16,9 +16,10 @@ use crate::{BufferMode, CharDevice, Error};
 /// [`Error::File`] naming the path and the rule; [`Error::Busy`] when it is locked.
 pub fn open(path: &Path, options: &FileOptions) -> Result<Arc<dyn Target>, Error> {
     let backing = Backing::open(path, options)?;
-    let Backing { size_bytes, block_bytes, can_punch, .. } = backing;
+    let Backing { size_bytes, block_bytes, memory_align_bytes, can_punch, .. } = backing;
     let may_grow = options.create && !options.read_only && !backing.is_block_device;
     let geometry = Geometry::of_files(size_bytes, block_bytes, can_punch, options.read_only);
+    let geometry = geometry.aligned([memory_align_bytes].into_iter());
     Ok(Arc::new(FileTarget { file: backing.file, path: backing.path, may_grow, kind: "file", geometry }))
 }
 

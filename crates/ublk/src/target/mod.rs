@@ -54,6 +54,8 @@ pub struct Geometry {
     pub rotational: bool,
     /// Writes would be refused.
     pub read_only: bool,
+    /// Alignment of memory that its files take, a power of two; it matters in the zero-copy modes, where they get the pages of requests.
+    pub memory_align_bytes: u32,
 }
 
 impl Geometry {
@@ -69,6 +71,7 @@ impl Geometry {
             write_zeroes: true,
             rotational: false,
             read_only: false,
+            memory_align_bytes: 1,
         }
     }
 
@@ -84,7 +87,13 @@ impl Geometry {
             write_zeroes: true,
             rotational: false,
             read_only,
+            memory_align_bytes: 1,
         }
+    }
+
+    /// The same over files of which one wants this alignment, and all must take the memory of a request.
+    fn aligned(self, files: impl Iterator<Item = u32>) -> Geometry {
+        Geometry { memory_align_bytes: files.max().unwrap_or(1), ..self }
     }
 }
 

@@ -44,11 +44,9 @@ pub fn open(paths: &[PathBuf], options: &StripeOptions) -> Result<Arc<dyn Target
     }
     let size_bytes = files.size_bytes.map_or(whole, |wanted| wanted - wanted % u64::from(block_bytes));
     let can_punch = legs.iter().all(|leg| leg.can_punch);
-    Ok(Arc::new(Stripe {
-        legs,
-        map,
-        geometry: Geometry::of_files(size_bytes, block_bytes, can_punch, files.read_only),
-    }))
+    let geometry = Geometry::of_files(size_bytes, block_bytes, can_punch, files.read_only);
+    let geometry = geometry.aligned(legs.iter().map(|leg| leg.memory_align_bytes));
+    Ok(Arc::new(Stripe { legs, map, geometry }))
 }
 
 fn check(paths: &[PathBuf], chunk_bytes: u32) -> Result<(), Error> {

@@ -2,6 +2,10 @@
 
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part
 
+pub mod elsewhere;
+pub mod huge;
+pub mod watched;
+
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

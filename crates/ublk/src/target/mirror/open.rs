@@ -225,7 +225,8 @@ fn geometry(legs: &[Leg], size_bytes: u64, read_only: bool) -> Geometry {
     let there = || legs.iter().filter_map(|leg| leg.backing.as_ref().ok());
     let block_bytes = there().map(|leg| leg.block_bytes).max().unwrap_or(512);
     let size_bytes = size_bytes - size_bytes % u64::from(block_bytes);
-    Geometry::of_files(size_bytes, block_bytes, there().all(|leg| leg.can_punch), read_only)
+    let geometry = Geometry::of_files(size_bytes, block_bytes, there().all(|leg| leg.can_punch), read_only);
+    geometry.aligned(there().map(|leg| leg.memory_align_bytes))
 }
 
 fn mask(legs: &[Leg], is_in: impl Fn(usize, &Leg) -> bool) -> u8 {

@@ -107,6 +107,7 @@ fn geometry(export: &Export, options: &NbdOptions) -> Result<Geometry, Error> {
         write_zeroes: export.has(Export::WRITE_ZEROES),
         rotational: export.has(Export::ROTATIONAL),
         read_only: options.read_only || export.has(Export::READ_ONLY),
+        memory_align_bytes: 1,
     })
 }
 

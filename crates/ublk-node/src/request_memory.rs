@@ -1,0 +1,82 @@
+//! What the memory of requests is like, and what of it a device's users share: mirrors of `SharedMemorySpec`, `NativeSharedMemory` and
+//! `SegmentSpec` in src/native.ts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use napi_derive::napi;
+use ublk::{Segments, SharedMemory};
+
+/// A file of memory that users share.
+#[napi(object, use_nullable = true)]
+#[derive(Debug)]
+#[allow(unreachable_pub)] // a field of an exported object
+pub struct SharedMemorySpec {
+    /// Absolute.
+    pub path: String,
+    /// Mapped for reading alone.
+    pub read_only: bool,
+}
+
+impl SharedMemorySpec {
+    pub(crate) fn open(&self) -> Result<Arc<SharedMemory>, ublk::Error> {
+        SharedMemory::open(Path::new(&self.path), self.read_only).map(Arc::new)
+    }
+}
+
+/// A file of memory that users share now.
+#[napi(object, use_nullable = true, object_from_js = false)]
+#[derive(Debug)]
+#[allow(unreachable_pub)] // a public method of an exported class returns it
+pub struct NativeSharedMemory {
+    /// As given.
+    pub path: String,
+    /// It serves only writes to the device.
+    pub read_only: bool,
+    /// Bytes.
+    pub size_bytes: i64,
+}
+
+impl From<&SharedMemory> for NativeSharedMemory {
+    fn from(memory: &SharedMemory) -> NativeSharedMemory {
+        NativeSharedMemory {
+            path: memory.path().display().to_string(),
+            read_only: memory.is_read_only(),
+            size_bytes: memory.len_bytes() as i64,
+        }
+    }
+}
+
+/// Shape of the memory of requests.
+#[napi(object, use_nullable = true)]
+#[derive(Debug)]
+#[allow(unreachable_pub)] // a field of exported objects
+pub struct SegmentSpec {
+    /// Most segments of a request.
+    pub max_count: u32,
+    /// Largest segment.
+    pub max_bytes: u32,
+    /// Boundary that none crosses.
+    pub boundary_bytes: i64,
+}
+
+impl From<&SegmentSpec> for Segments {
+    fn from(spec: &SegmentSpec) -> Segments {
+        Segments {
+            max_count: spec.max_count as u16,
+            max_bytes: spec.max_bytes,
+            boundary_bytes: spec.boundary_bytes as u64,
+        }
+    }
+}
+
+impl From<Segments> for SegmentSpec {
+    fn from(segments: Segments) -> SegmentSpec {
+        SegmentSpec {
+            max_count: segments.max_count.into(),
+            max_bytes: segments.max_bytes,
+            // Another program's device may have any; JavaScript counts to 2^53.
+            boundary_bytes: segments.boundary_bytes.min(1 << 53) as i64,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Memory that a device's users share with its server: registered with the driver, and let go of, at any time of the device's life.
+//!
+//! Thread: as the device's. The queues go on meanwhile; the driver holds requests back while it changes what it recognises.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{BufferMode, Device};
+use crate::shared_memory::{MOST_SHARED, SharedMemory};
+use crate::{DeviceId, Error};
+
+impl Device {
+    /// REG_BUF (7.1): from now on the device's users share this memory too. The driver first waits until the requests that are open are
+    /// answered.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a device in another buffer mode, and for a file that it shares already; [`Error::BadOption`] for one file more
+    /// than [`MOST_SHARED`]; and those of [`Control::register_shared_memory`].
+    pub fn share_memory(&mut self, memory: Arc<SharedMemory>) -> Result<(), Error> {
+        let id = self.id();
+        if self.buffers != BufferMode::SharedMemory {
+            let problem = format!("moves its data by {}, not by shmem", self.buffers.name());
+            return Err(Error::Refused { id, problem, hint: "Make it with the data path shmem." });
+        }
+        if self.shared_memory.number_of(memory.path()).is_some() {
+            return Err(shared_already(id, &memory));
+        }
+        self.register(&memory)?;
+        self.spec.shared_memory.push(memory);
+        Ok(())
+    }
+
+    pub(super) fn register(&self, memory: &Arc<SharedMemory>) -> Result<(), Error> {
+        let (id, table) = (self.id(), &self.shared_memory);
+        let Some(number) = table.free_number() else {
+            return Err(Error::BadOption {
+                rule: format!("device {id} shares {MOST_SHARED} files, and can share no more"),
+            });
+        };
+        // The driver gives the lowest free number too, and requests may come with it before its answer does.
+        table.insert(number, Arc::clone(memory));
+        let (address, length, flags) = memory.registration();
+        let error = match self.control.register_shared_memory(id, address, length, flags) {
+            Ok(given) if given == number => return Ok(()),
+            Ok(given) => {
+                self.control.unregister_shared_memory(id, given)?;
+                let problem = format!("has memory of another program, which took the number {number}");
+                Error::Refused { id, problem, hint: "Register all of its memory by this process." }
+            }
+            // The command may be carried out yet, and requests come with the number: it stays taken.
+            Err(error @ Error::KernelStuck { .. }) => return Err(error),
+            Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
+                shared_already(id, memory)
+            }
+            Err(error) => error,
+        };
+        #[allow(unsafe_code)]
+        // SAFETY: the driver has not taken it, or has let go of it again.
+        unsafe {
+            table.remove(number);
+        }
+        Err(error)
+    }
+
+    /// UNREG_BUF (7.1): the users of the device no longer share the memory of this file; what they read and write from there is copied. The
+    /// driver waits for the requests that are open, and the memory is unmapped then.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a file that is not shared; those of [`Control::unregister_shared_memory`], and it is shared as before then.
+    pub fn unshare_memory(&mut self, path: &Path) -> Result<(), Error> {
+        let id = self.id();
+        let Some(number) = self.shared_memory.number_of(path) else {
+            let problem = format!("shares no memory of {}", path.display());
+            return Err(Error::Refused { id, problem, hint: "`ublk shmem ID` shows what it shares." });
+        };
+        self.control.unregister_shared_memory(id, number)?;
+        #[allow(unsafe_code)]
+        // SAFETY: the driver has answered UNREG_BUF: it has waited for the requests with this number, and gives it to no other.
+        unsafe {
+            self.shared_memory.remove(number);
+        }
+        self.spec.shared_memory.retain(|memory| memory.path() != path);
+        Ok(())
+    }
+}
+
+fn shared_already(id: DeviceId, memory: &SharedMemory) -> Error {
+    let problem = format!("shares the memory of {} already", memory.path().display());
+    Error::Refused { id, problem, hint: "`ublk shmem ID` shows what it shares." }
+}
