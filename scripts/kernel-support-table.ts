@@ -18,6 +18,7 @@ const PATHS = 'crates/ublk/tests/paths.rs'
 const DEVICE = 'crates/ublk/tests/device.rs'
 const RECOVERY = 'crates/ublk/tests/recovery.rs'
 const ZONED = 'crates/ublk/tests/zoned.rs'
+const MEMORY = 'crates/ublk/tests/request_memory.rs'
 const MODES = `${PATHS}: every_buffer_mode_of_this_kernel_moves_the_data`
 const HEADER = 'crates/ublk-uapi/tests/header/main.rs: every_name_of_the_header_has_a_counterpart'
 
@@ -37,7 +38,7 @@ export const flagTests: Readonly<Record<string, string>> = {
   AUTO_BUF_REG: MODES,
   QUIESCE: `${RECOVERY}: quiesce_hands_a_device_over_under_load_and_loses_nothing`,
   PER_IO_DAEMON: `${PATHS}: threads_share_the_tags_of_all_queues`,
-  BUF_REG_OFF_DAEMON: HEADER,
+  BUF_REG_OFF_DAEMON: `${MEMORY}: another_ring_than_the_queues_can_register_the_pages`,
   BATCH_IO: `${PATHS}: requests_come_and_go_in_batches`,
   INTEGRITY: 'crates/ublk/tests/integrity.rs: a_changed_byte_of_data_or_metadata_fails_the_read',
   SAFE_STOP_DEV: 'cli/test/device/lifecycle.test.ts: stop --safe',
@@ -47,6 +48,8 @@ export const flagTests: Readonly<Record<string, string>> = {
 
 const LIST = `${DEVICE}: list_and_info_show_the_device_as_it_is`
 const DAILY = `${DEVICE}: memory_keeps_what_was_written_over_stop_and_start`
+
+const SHARING = `${MEMORY}: memory_is_shared_and_let_go_of_while_the_device_is_used`
 
 export const commands: readonly Support[] = [
   {
@@ -95,13 +98,8 @@ export const commands: readonly Support[] = [
     use: '`stopDevice(id, { safe: true })`, `ublk stop --safe`',
     test: flagTests.SAFE_STOP_DEV as string,
   },
-  { name: 'REG_BUF', since: '7.1', use: '`sharedMemory`, `--shmem`', test: flagTests.SHMEM_ZC as string },
-  {
-    name: 'UNREG_BUF',
-    since: '7.1',
-    use: 'in Rust: `Control::unregister_shared_memory`; the driver does it when a device goes',
-    test: 'crates/ublk/src/control/shared_memory.rs: memory_is_registered_under_an_index_and_let_go_again',
-  },
+  { name: 'REG_BUF', since: '7.1', use: '`sharedMemory`, `shareMemory`, `--shmem`, `ublk shmem --add`', test: SHARING },
+  { name: 'UNREG_BUF', since: '7.1', use: '`unshareMemory`, `ublk shmem --remove`', test: SHARING },
 ]
 
 export const ioCommands: readonly Support[] = [
@@ -142,4 +140,16 @@ export const operations: readonly Support[] = [
   { name: 'ZONE_RESET_ALL', since: '6.6', use: 'zoned', test: `${ZONED}: all_zones_of_a_disk_without_conventional_ones_are_reset_at_once` },
   { name: 'ZONE_RESET', since: '6.6', use: 'zoned', test: ZONES },
   { name: 'REPORT_ZONES', since: '6.6', use: 'zoned', test: `${ZONED}: the_zones_are_reported_as_asked_for` },
+]
+
+const SHAPE = `${MEMORY}: alignment_and_segments_are_what_the_block_layer_has`
+
+export const parameters: readonly Support[] = [
+  { name: 'BASIC', since: '6.0', use: 'always: size, blocks, attributes, `maxIoBytes`', test: LIST },
+  { name: 'DISCARD', since: '6.0', use: 'targets and backends with discard or write-zeroes', test: FILE },
+  { name: 'DEVT', since: '6.3', use: 'read for `info`; the driver refuses it otherwise', test: LIST },
+  { name: 'ZONED', since: '6.6', use: 'zoned', test: `${ZONED}: the_zones_are_reported_as_asked_for` },
+  { name: 'DMA_ALIGN', since: '6.15', use: '`dmaAlignment`, and zero copy over files with `direct`', test: SHAPE },
+  { name: 'SEGMENT', since: '6.15', use: '`maxSegments`, `maxSegmentSize`, `segmentBoundary`', test: SHAPE },
+  { name: 'INTEGRITY', since: '7.0', use: 'integrity', test: flagTests.INTEGRITY as string },
 ]

@@ -7,7 +7,7 @@ import { execFileSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { table } from '../bench/markdown.ts'
 import type { Features } from '../src/driver-features.ts'
-import { commands, flagTests, ioCommands, operations, type Support } from './kernel-support-table.ts'
+import { commands, flagTests, ioCommands, operations, parameters, type Support } from './kernel-support-table.ts'
 
 const KERNELS = ['6.12', '6.18', '7.2']
 const DOCUMENT = 'docs/kernel-support.md'
@@ -27,6 +27,12 @@ made by what the kernel itself says. \`ublk features\` prints the first table fo
 
 ${table(['flag', 'bit', 'since', ...KERNELS, 'used by', 'test'], flagRows())}
 
+BUF_REG_OFF_DAEMON lets the ring of any thread register the pages of a request whose tag another thread fetched. No target has a use for it: a tag
+is committed by the thread that fetched it, so a request served by another ring would go to that thread and back, and such a hop is what costs a
+backend on the main thread its latency (docs/performance.md: a read takes 60 µs there, 31 µs in the worker that owns its ring). Nor has a backend in
+JavaScript, whose data must be in its memory. Threads that share the queues (\`perIo\`) have tags of their own, and register for those. The
+test shows that the driver keeps the promise, for the target of somebody else that needs it.
+
 ## Control commands
 
 ${supportTable(commands)}
@@ -44,6 +50,10 @@ ${supportTable(operations)}
 
 FUA, NOUNMAP, the FAILFAST and SWAP hints, NEED_REG_BUF, INTEGRITY and SHMEM_ZC are flags of operations. FUA reaches \`file\` as RWF_DSYNC and
 backends in JavaScript as \`req.fua\`; the driver sends it only to devices with a volatile cache.
+
+## Parameters
+
+${supportTable(parameters)}
 `
 writeFileSync(DOCUMENT, text)
 

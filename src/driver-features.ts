@@ -42,12 +42,12 @@ export const FEATURE_USES: Readonly<Record<string, string>> = {
   UBLK_F_AUTO_BUF_REG: "dataPath 'auto-zero-copy': the default of file()",
   UBLK_F_QUIESCE: 'device.quiesce(), quiesceDevice()',
   UBLK_F_PER_IO_DAEMON: 'perIo',
-  UBLK_F_BUF_REG_OFF_DAEMON: 'none: the driver grants it unasked, and pages are registered by the thread that serves the request',
+  UBLK_F_BUF_REG_OFF_DAEMON: 'none: the driver grants it unasked, and the ring that fetched a request serves it',
   UBLK_F_BATCH_IO: 'batch',
   UBLK_F_INTEGRITY: 'integrity',
   UBLK_F_SAFE_STOP_DEV: 'stopDevice(id, { safe: true })',
   UBLK_F_NO_AUTO_PART_SCAN: 'partitionScan: false',
-  UBLK_F_SHMEM_ZC: "sharedMemory, dataPath 'shmem'",
+  UBLK_F_SHMEM_ZC: "sharedMemory, device.shareMemory(), dataPath 'shmem'",
 }
 
 export function toFeature({ bit, name, here, since }: NativeFeature): Feature {
