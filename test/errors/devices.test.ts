@@ -117,6 +117,28 @@ writeFileSync(inDirectory('empty.img'), '')
 writeFileSync(inDirectory('short.img'), Buffer.alloc(8192))
 mkdirSync(inDirectory('folder'))
 
+test.serial('memory that cannot be shared', async (t) => {
+  const shared = inDirectory('shared')
+  writeFileSync(shared, Buffer.alloc(8192))
+  await withDevice({ ...aDevice, id: 41, sharedMemory: shared }, async (device) => {
+    await report.provoke(t, 'devices', { what: 'Memory that is shared already', library: () => device.shareMemory(shared) })
+    const other = inDirectory('other')
+    await report.provoke(t, 'devices', { what: 'Memory that is not shared', library: () => device.unshareMemory(other) })
+    const empty = inDirectory('empty.img')
+    await report.provoke(t, 'devices', { what: 'A file to share that has no pages', library: () => device.shareMemory(empty) })
+    await report.provoke(t, 'devices', {
+      what: 'Memory for a device that another program serves',
+      command: { args: ['shmem', '41', '--add', other] },
+    })
+  })
+  await withDevice({ ...aDevice, id: 41 }, async (device) => {
+    await report.provoke(t, 'devices', {
+      what: 'Memory for a device that moves its data in another way',
+      library: () => device.shareMemory(shared),
+    })
+  })
+})
+
 const FILE_CASES: Case[] = [
   fileCase('A missing file', { path: inDirectory('missing.img') }),
   fileCase('A missing folder', { path: inDirectory('no/disk.img'), create: true, size: MIB }),

@@ -15,6 +15,20 @@ test.serial('a recovery that the kernel has not', (t) =>
   }),
 )
 
+test.serial('memory that the kernel does not know how to share or align', async (t) => {
+  const backend = nullTarget({ size: 1 << 20 })
+  await report.provoke(t, 'machine', {
+    what: 'Shared memory that the kernel does not have (here 6.12)',
+    library: () => createDevice({ backend, dataPath: 'shmem' }),
+    command: { args: ['add', 'null', '--data-path', 'shmem'] },
+  })
+  await report.provoke(t, 'machine', {
+    what: 'An alignment of memory that the kernel does not have (here 6.12)',
+    library: () => createDevice({ backend, dmaAlignment: 512 }),
+    command: { args: ['add', 'null', '--dma-align', '512'] },
+  })
+})
+
 test.serial('a safe stop, which the kernel has not', (t) =>
   withDevice({ backend: nullTarget({ size: 1 << 20 }) }, async (device) => {
     await report.provoke(t, 'devices', {

@@ -35,6 +35,8 @@ const OPTION_CASES: Case[] = [
   { what: 'No queue', library: misuse({ backend, queues: 0 }), command: addMem('-q', '0') },
   { what: 'A longest request of 3 bytes', library: misuse({ backend, maxIoBytes: 3 }), command: addMem('--max-io', '3') },
   { what: 'More buffers than are sensible', library: misuse({ backend, depth: 4096, maxIoBytes: '32MiB' }) },
+  { what: 'An alignment that is none', library: misuse({ backend, dmaAlignment: 3 }), command: addMem('--dma-align', '3') },
+  { what: 'Segments shorter than a page', library: misuse({ backend, maxSegmentSize: 512 }), command: addMem('--max-segment-size', '512') },
   { what: 'A time limit beyond the kernel’s', library: misuse({ backend, requestTimeoutMs: 50_000 }), command: addMem('--timeout', '50s') },
   { what: 'Not a device number', library: misuse({ backend, id: -1 }), command: addMem('-n', 'x') },
   { what: 'Not a recovery', library: misuse({ backend, recovery: 'maybe' }), command: addMem('--recovery', 'maybe') },

@@ -44,6 +44,16 @@ test('the defaults', (t) => {
   })
 })
 
+test('files of memory become absolute, and are written unless told otherwise', (t) => {
+  const { dataPath, sharedMemory } = check({ sharedMemory: ['/a/../b', { path: '/c', readOnly: true }] })
+  t.is(dataPath, 'shmem')
+  t.deepEqual(sharedMemory, [
+    { path: '/b', readOnly: false },
+    { path: '/c', readOnly: true },
+  ])
+  t.deepEqual(check({ dataPath: 'shmem' }).sharedMemory, [])
+})
+
 for (const [options, code, message] of [
   [{ backend: undefined }, 'ERR_INVALID_ARG_TYPE', /^backend must be .* path of a module$/],
   [{ backend: 5 }, 'ERR_INVALID_ARG_TYPE', /^backend must be/],
