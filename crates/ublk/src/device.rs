@@ -494,6 +494,7 @@ impl Device {
         check_integrity(&spec)?;
         check_unprivileged(&spec)?;
         check_memory(&spec)?;
+        check_recovery(&spec)?;
         let (granted, buffers) = add_with_granted_mode(control, &spec)?;
         let mut device = Device::new(control, granted, spec.params(buffers), spec, buffers);
         match device.check_grant().and_then(|()| device.set_up()) {
@@ -812,6 +813,18 @@ fn check_unprivileged(spec: &DeviceSpec) -> Result<(), Error> {
         _ => return Ok(()),
     };
     Err(Error::BadOption { rule })
+}
+
+/// What a device that holds requests back for the next server cannot be. Without FUA the block layer makes a write that must be durable of two
+/// requests. The driver takes the first for one that is open until the second is answered, which it lets nobody do when it stops the device:
+/// it would wait for ever (`ublk_wait_tagset_rqs_idle`).
+fn check_recovery(spec: &DeviceSpec) -> Result<(), Error> {
+    let flushes_alone = spec.volatile_cache && !spec.fua && !spec.read_only;
+    if flushes_alone && matches!(spec.recovery, Recovery::Requeue | Recovery::Reissue) {
+        let rule = "a device with a volatile cache and this recovery takes FUA writes, or its stop may never end";
+        return Err(Error::BadOption { rule: rule.into() });
+    }
+    Ok(())
 }
 
 /// Time for udev's rules, which start a program, to give the nodes of an unprivileged device to its owner.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{Live, MIB, page, spec_for};
 use ublk::target::{Faults, NbdAddress, NbdOptions, fault, nbd};
-use ublk::{DeviceSpec, Error};
+use ublk::{DeviceSpec, Error, Recovery};
 
 /// A running nbdkit. Dropping it kills it.
 struct Server(Child);
@@ -196,6 +196,55 @@ fn a_server_of_one_connection_serves_one_queue() {
     let live = Live::new(target);
     live.write(0, 7);
     assert!(live.read(0).0 == [7; 4096]);
+}
+
+/// How often each word is in a log.
+fn counts<const N: usize>(log: &Path, words: [&str; N]) -> [usize; N] {
+    let text = std::fs::read_to_string(log).unwrap();
+    words.map(|word| text.matches(word).count())
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_server_without_fua_gets_a_flush_behind_each_durable_write() {
+    let (socket, log) = (socket("fua"), std::env::temp_dir().join("ublk-nbd-fua.log"));
+    let logfile = format!("logfile={}", log.display());
+    let filters = ["--filter=log", "--filter=fua", "memory", "8M", &logfile];
+    // Without a mode the filter hides FUA; the one before it hears what the client says.
+    let _server = Server::start(&socket, &filters);
+    let target = nbd(over(&socket)).unwrap();
+    assert!(target.geometry().volatile_cache && target.geometry().fua);
+    let spec = DeviceSpec { recovery: Recovery::Reissue, ..spec_for(target.as_ref()) };
+    let live = Live::with(target, spec);
+    live.write(0, 1);
+    let asked = counts(&log, [" Write id=", " Flush id="]);
+    let flags = libc::O_DIRECT | libc::O_DSYNC;
+    let device = std::fs::File::options().read(true).write(true).custom_flags(flags).open(live.path()).unwrap();
+    for round in 0..20 {
+        device.write_all_at(&page(round).0, u64::from(round) * 4096).unwrap();
+    }
+    let now = counts(&log, [" Write id=", " Flush id="]);
+    // Linux flushes once more behind a write with O_DSYNC, also when it had FUA.
+    assert_eq!([now[0] - asked[0], now[1] - asked[1]], [20, 40]);
+    assert_eq!(counts(&log, ["fua=1"]), [0]);
+    assert!((0..20_u8).all(|round| live.read(u64::from(round) * 4096).0 == [round; 4096]));
+
+    // Its stop would never end if a durable write was two requests (`check_recovery`).
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for writer in 0..4_u64 {
+            let (device, stop) = (&device, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) && device.write_all_at(&page(9).0, writer * MIB).is_ok() {}
+            });
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let stopped = live.device.control().stop_within(live.device.id(), Duration::from_secs(10));
+        stop.store(true, Ordering::Relaxed);
+        stopped.unwrap();
+    });
+    drop(live);
+    std::fs::remove_file(&log).unwrap();
 }
 
 #[test]

@@ -161,9 +161,18 @@ struct Load {
 
 impl Load {
     fn start(id: DeviceId, lane: u64) -> Load {
+        Load::with(id, lane, libc::O_DIRECT)
+    }
+
+    /// Each write is durable, and a flush follows it.
+    fn of_durable_writes(id: DeviceId, lane: u64) -> Load {
+        Load::with(id, lane, libc::O_DIRECT | libc::O_DSYNC)
+    }
+
+    fn with(id: DeviceId, lane: u64, flags: i32) -> Load {
         let (is_over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (over, count) = (Arc::clone(&is_over), Arc::clone(&done));
-        let device = File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(block_path(id)).unwrap();
+        let device = File::options().read(true).write(true).custom_flags(flags).open(block_path(id)).unwrap();
         let writer = std::thread::spawn(move || {
             let mut answers = Vec::new();
             for round in 0.. {
@@ -196,10 +205,15 @@ impl Load {
         }
     }
 
+    /// Ends it; answers which round was written and which failed.
+    fn end(self) -> Vec<(u64, bool)> {
+        self.is_over.store(true, Ordering::Release);
+        self.writer.join().unwrap()
+    }
+
     /// Ends it; every acknowledged write must read back. Answers how many failed.
     fn check(self, id: DeviceId, lane: u64) -> usize {
-        self.is_over.store(true, Ordering::Release);
-        let answers = self.writer.join().unwrap();
+        let answers = self.end();
         let device = File::options().read(true).custom_flags(libc::O_DIRECT).open(block_path(id)).unwrap();
         for block in 0..1024_u64 {
             let of_block = || answers.iter().rev().filter(move |(round, _)| round % 1024 == block);
@@ -400,6 +414,40 @@ fn quiesce_hands_a_device_over_under_load_and_loses_nothing() {
             }
         }
     }
+}
+
+/// Who stops it is not its server, and asks nobody to let go.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_device_with_recovery_is_stopped_from_outside_under_flushes() {
+    for round in 0..6 {
+        let recovery = [Recovery::Requeue, Recovery::Reissue][round % 2];
+        let mut server = Server::of(recovery);
+        let loads: Vec<Load> = (0..4).map(|lane| Load::of_durable_writes(server.id, lane)).collect();
+        loads.iter().for_each(|load| load.wait_for_more_than(20));
+        Control::open().unwrap().stop_within(server.id, LIMIT).unwrap();
+        assert_eq!(state(server.id), DevState::Dead);
+        loads.into_iter().for_each(|load| assert!(load.end().iter().any(|(_, written)| !written)));
+        server.kill();
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_device_with_a_volatile_cache_and_no_fua_has_no_recovery_that_holds_requests() {
+    let control = Control::open().unwrap();
+    let target = image(&std::env::temp_dir().join("ublk-no-fua.img"));
+    for recovery in policies() {
+        let spec = DeviceSpec { recovery, fua: false, ..spec_for(target.as_ref()) };
+        match Device::add(&control, spec) {
+            Ok(mut device) => {
+                assert_eq!(recovery, Recovery::FailIo);
+                device.delete().unwrap();
+            }
+            Err(error) => assert!(error.to_string().contains("takes FUA writes"), "{recovery:?}: {error}"),
+        }
+    }
+    std::fs::remove_file(std::env::temp_dir().join("ublk-no-fua.img")).unwrap();
 }
 
 fn assert_quiesce_is_unsupported() {

@@ -102,7 +102,7 @@ fn geometry(export: &Export, options: &NbdOptions) -> Result<Geometry, Error> {
         logical_block_bytes: block_bytes,
         physical_block_bytes: block_bytes.max(4096),
         volatile_cache: export.has(Export::FLUSH),
-        fua: export.has(Export::FLUSH) && export.has(Export::FUA),
+        fua: export.has(Export::FLUSH), // by a flush where the server has none
         discard: export.has(Export::TRIM),
         write_zeroes: export.has(Export::WRITE_ZEROES),
         rotational: export.has(Export::ROTATIONAL),

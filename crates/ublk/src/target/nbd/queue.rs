@@ -6,6 +6,9 @@
 //!
 //! A request that has its reply through the receive of another one is woken: in this way every layer above sees the end of every request.
 //!
+//! A server without FUA gets a flush behind a write that must be durable, as the same request: the device takes FUA all the same
+//! (`geometry`).
+//!
 //! A lost connection: when both operations have come back, a thread makes a new one (connect.rs), and every request that waits is sent
 //! again from its beginning. One of them looks from time to time whether it is there, and when patience is at its end all fail.
 
@@ -17,10 +20,11 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{Shutdown, shutdown};
 use ublk_executor::Mapping;
+use ublk_uapi::IoFlags;
 
 use super::Shared;
 use super::connect::{Connection, Reconnection};
-use super::protocol::{REPLY_BYTES, REQUEST_BYTES, decode, encode};
+use super::protocol::{Export, REPLY_BYTES, REQUEST_BYTES, decode, encode};
 use crate::error::words;
 use crate::target::{BufferAddress, Io, Op, Progress, QueueTarget, Request, SocketIo, WOKEN};
 use crate::{CharDevice, Error};
@@ -51,6 +55,16 @@ enum Link {
     },
 }
 
+/// What of a request is asked of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Whole,
+    /// The flush is to be asked when the write is sent: its reply is there, and the end of its send is not.
+    Written,
+    /// The flush behind it.
+    Flush,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     request: Request,
@@ -62,6 +76,7 @@ struct Slot {
     place: u32,
     /// Operations on the ring that are charged to it.
     open: u8,
+    stage: Stage,
     /// Its result, when it is known.
     answer: Option<i32>,
 }
@@ -69,7 +84,8 @@ struct Slot {
 impl Slot {
     /// Bytes that the request is on its way.
     fn length(&self) -> u32 {
-        REQUEST_BYTES as u32 + if self.request.op == Op::Write { self.request.len_bytes } else { 0 }
+        let has_data = self.request.op == Op::Write && self.stage != Stage::Flush;
+        REQUEST_BYTES as u32 + if has_data { self.request.len_bytes } else { 0 }
     }
 }
 
@@ -101,7 +117,15 @@ impl NbdQueue {
         let tags = tags as usize;
         let headers = Mapping::new((tags + 1) * HEADER_SPACE)
             .map_err(|_| Error::NoMemory { what: format!("{tags} headers"), id: Some(device.id()) })?;
-        let idle = Slot { request: Request::default(), sent: 0, received: 0, place: 0, open: 0, answer: None };
+        let idle = Slot {
+            request: Request::default(),
+            sent: 0,
+            received: 0,
+            place: 0,
+            open: 0,
+            stage: Stage::Whole,
+            answer: None,
+        };
         Ok(NbdQueue {
             shared: Arc::clone(shared),
             link: Link::Up(connection),
@@ -126,17 +150,19 @@ impl Drop for NbdQueue {
 
 impl QueueTarget for NbdQueue {
     fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress {
-        let Some(header) = encode(request, tag.into()) else { return Progress::Done(-libc::EOPNOTSUPP) };
+        if encode(request, tag.into()).is_none() {
+            return Progress::Done(-libc::EOPNOTSUPP);
+        }
         self.look();
         if let Link::Down { is_given_up: true, .. } = self.link {
             return Progress::Done(-libc::EIO);
         }
-        self.headers.copy_in(usize::from(tag) * HEADER_SPACE, &header);
         let place = self.waiting.len() as u32;
-        self.slots[usize::from(tag)] = Slot { request: *request, sent: 0, received: 0, place, open: 0, answer: None };
+        self.slots[usize::from(tag)] =
+            Slot { request: *request, sent: 0, received: 0, place, open: 0, stage: Stage::Whole, answer: None };
         self.waiting.push(tag);
         if let Link::Up(_) = self.link {
-            self.to_send.push_back(tag);
+            self.ask(tag, Stage::Whole);
         }
         self.go_on(io);
         Progress::Waiting
@@ -185,6 +211,29 @@ impl NbdQueue {
         }
     }
 
+    /// Has a stage of a request sent, from its beginning.
+    fn ask(&mut self, tag: u16, stage: Stage) {
+        let slot = &mut self.slots[usize::from(tag)];
+        (slot.stage, slot.sent, slot.received) = (stage, 0, 0);
+        let mut asked = slot.request;
+        if stage == Stage::Flush {
+            asked.op = Op::Flush;
+            asked.len_bytes = 0;
+        }
+        if !self.shared.export.has(Export::FUA) {
+            asked.flags -= IoFlags::FUA;
+        }
+        if let Some(header) = encode(&asked, tag.into()) {
+            self.headers.copy_in(usize::from(tag) * HEADER_SPACE, &header);
+            self.to_send.push_back(tag);
+        }
+    }
+
+    /// The write is to be followed by a flush.
+    fn wants_flush(&self, request: &Request) -> bool {
+        request.is_fua() && matches!(request.op, Op::Write | Op::WriteZeroes) && !self.shared.export.has(Export::FUA)
+    }
+
     fn send_next(&mut self, socket: RawFd, io: &mut Io<'_>) {
         if self.is_sending {
             return;
@@ -230,6 +279,8 @@ impl NbdQueue {
         if slot.sent < slot.length() {
             // Also when its reply is there already: the server takes the rest for its data.
             self.to_send.push_front(tag);
+        } else if slot.stage == Stage::Written {
+            self.ask(tag, Stage::Flush);
         }
     }
 
@@ -245,9 +296,18 @@ impl NbdQueue {
         self.headers.copy_out(self.slots.len() * HEADER_SPACE, &mut reply);
         let Some((cookie, errno)) = decode(&reply) else { return self.lose("it sent something that is no reply") };
         let Some(of) = self.waiting_for(cookie) else { return self.lose("it answered what was not asked") };
-        let request = self.slots[usize::from(of)].request;
+        let slot = self.slots[usize::from(of)];
+        let request = slot.request;
         match (errno, request.op) {
             (0, Op::Read) => self.reading = Some(of),
+            _ if slot.stage == Stage::Written => self.lose("it answered what was not asked"),
+            (0, _) if slot.stage == Stage::Whole && self.wants_flush(&request) => {
+                if slot.sent == slot.length() {
+                    self.ask(of, Stage::Flush);
+                } else {
+                    self.slots[usize::from(of)].stage = Stage::Written;
+                }
+            }
             (0, _) => self.answer(of, request.done_bytes(), tag, io),
             _ => self.answer(of, errno, tag, io),
         }
@@ -326,10 +386,9 @@ impl NbdQueue {
         let Some(connection) = making.take() else { return };
         self.shared.tell(format!("there is a new connection to {}", self.shared.options.address));
         self.link = Link::Up(connection);
-        self.to_send.extend(&self.waiting);
-        for &tag in &self.waiting {
-            let slot = &mut self.slots[usize::from(tag)];
-            (slot.sent, slot.received) = (0, 0);
+        // Also what was written and not flushed: the other end may have lost it.
+        for index in 0..self.waiting.len() {
+            self.ask(self.waiting[index], Stage::Whole);
         }
     }
 
