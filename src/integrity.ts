@@ -55,12 +55,9 @@ export function checkIntegrity(options: IntegrityOptions): IntegritySpec {
 }
 
 /** What depends on the device. */
-export function checkIntegrityDevice(target: TargetSpec | null, device: Pick<DeviceSpec, 'dataPath' | 'recovery'>): void {
+export function checkIntegrityDevice(target: TargetSpec | null, device: Pick<DeviceSpec, 'dataPath'>): void {
   if (target === null || !['null', 'mem', 'file'].includes(target.kind)) {
     throw invalidValue('integrity', 'left out unless the target is nullTarget, memory or file', target?.kind ?? 'a JavaScript backend')
-  }
-  if (device.recovery !== 'off') {
-    throw invalidValue('recovery', "'off' with integrity (another server does not take such a device over)", device.recovery)
   }
   if (device.dataPath !== 'auto' && device.dataPath !== 'user-copy') {
     throw invalidValue('dataPath', "'auto' or 'user-copy' with integrity (the driver wants it)", device.dataPath)

@@ -21,7 +21,7 @@ import { checkId } from './list.ts'
 import type { DeviceSpec, IntegritySpec, TargetSpec } from './native.ts'
 import { type CheckedRequestMemory, checkRequestMemory, REQUEST_MEMORY_NAMES, type RequestMemoryOptions } from './request-memory.ts'
 import { checkDeviceSize, parseSize, type Size } from './size.ts'
-import { type NativeTarget, type WorkerBackend, worker } from './targets.ts'
+import { NativeTarget, type WorkerBackend, worker } from './targets.ts'
 import { checkZonedDevice } from './zones.ts'
 
 /** What happens to a device whose server is gone. */
@@ -200,7 +200,9 @@ export function checkRecoverOptions(info: DeviceInfo, options: RecoverOptions): 
   const { id, size, queues, depth, logicalBlockSize: blockSize, physicalBlockSize, maxIoBytes, readOnly, rotational, flags } = info
   const geometry = { size, queues, depth, blockSize, physicalBlockSize, maxIoBytes, readOnly, rotational }
   const serving = { dataPath: dataPathOf(flags), batch: flags.includes('BATCH_IO'), partitionScan: !flags.includes('NO_AUTO_PART_SCAN') }
-  return checkOptions({ ...options, id, ...geometry, ...serving, recovery: recoveryOf(flags) })
+  const checked = checkOptions({ ...options, id, ...geometry, ...serving, recovery: recoveryOf(flags) })
+  if (flags.includes('INTEGRITY')) checkIntegrityDevice(checked.backend instanceof NativeTarget ? checked.backend.spec : null, checked)
+  return checked
 }
 
 /** How the data of a device moves, once and for all. One with `shmem` is refused by the native side. */
@@ -236,7 +238,7 @@ export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): D
   const blockSize = options.blockSize ?? (hasOwnSize ? null : DEFAULT_BLOCK_SIZE)
   if (sizeBytes !== null) checkDeviceSize(sizeBytes, blockSize ?? DEFAULT_BLOCK_SIZE)
   checkPhysical(options.physicalBlockSize, blockSize)
-  if (base.zoned !== null && sizeBytes !== null) checkZonedDevice(base.zoned, sizeBytes, options)
+  if (base.zoned !== null && sizeBytes !== null) checkZonedDevice(base.zoned, base.paths[0] ?? null, sizeBytes, options)
   if (options.integrity !== null) checkIntegrityDevice(target, options)
   if (options.unprivileged) checkUnprivileged(options, base)
   const readOnly = (options.readOnly ?? false) || base.readOnly

@@ -65,8 +65,8 @@ function checkCapacity(capacity: Size, zoneBytes: number): number {
 
 type ZonedDevice = Pick<DeviceSpec, 'queues' | 'maxIoBytes' | 'dataPath' | 'perIo' | 'batch' | 'recovery'>
 
-/** What depends on the device. */
-export function checkZonedDevice(zoned: ZonedSpec, sizeBytes: number, device: ZonedDevice): void {
+/** What depends on the device; `path` is where the zones are kept, null for memory. */
+export function checkZonedDevice(zoned: ZonedSpec, path: string | null, sizeBytes: number, device: ZonedDevice): void {
   if (sizeBytes < zoned.zoneBytes || sizeBytes % zoned.zoneBytes !== 0) {
     throw outOfRange('size', `a multiple of the zone size ${zoned.zoneBytes}, and not 0`, sizeBytes)
   }
@@ -86,8 +86,11 @@ export function checkZonedDevice(zoned: ZonedSpec, sizeBytes: number, device: Zo
   if (device.queues > 1) throw outOfRange('queues', `1 ${oneThread}`, device.queues)
   if (device.perIo) throw invalidValue('perIo', `false ${oneThread}`, device.perIo)
   if (device.batch) throw invalidValue('batch', 'false for a zoned target', device.batch)
-  if (device.recovery !== 'off') {
-    throw invalidValue('recovery', "'off' for a zoned target (another server does not take it over)", device.recovery)
+  if (device.recovery !== 'off' && path === null) {
+    throw invalidValue('recovery', "'off' for a zoned target in memory (its zones are lost with its server)", device.recovery)
+  }
+  if (device.recovery === 'reissue') {
+    throw invalidValue('recovery', "'off', 'requeue' or 'fail-io' for a zoned target (no write may come twice)", device.recovery)
   }
   if (device.dataPath !== 'auto' && device.dataPath !== 'user-copy') {
     throw invalidValue('dataPath', "'auto' or 'user-copy' for a zoned target (the driver wants it)", device.dataPath)

@@ -86,6 +86,8 @@ test.serial(
       { name: 'disk', add: ['file', 'sub/disk.img', '--create', '-s', '1G', '--id', '3'], restart: { delay: '1s', tries: 2 } },
       { name: 'mine', add: ['mem', '-s', '1G', '--recovery', 'requeue'] },
       { name: 'zones', add: ['zoned', '-s', '1G'] },
+      { name: 'kept-zones', add: ['zoned', 'zones.img', '-s', '1G'] },
+      { name: 'checked', add: ['file', 'checked.img', '--read-only', '--integrity', 'csum=ip'] },
       { name: 'one', add: ['file', 'both.img', '--read-only'] },
       { name: 'two', add: ['file', 'both.img', '--read-only'] },
     ]
@@ -100,7 +102,7 @@ test.serial(
     })
     t.deepEqual(
       specs.map(({ device }: ServeSpec) => device.recovery),
-      ['reissue', 'requeue', 'off', 'reissue', 'reissue'],
+      ['reissue', 'requeue', 'off', 'requeue', 'reissue', 'reissue', 'reissue'],
     )
     t.is(
       (await ublk(['serve', '--check', '-c', join(directory.path, 'main.json')])).stdout,

@@ -41,7 +41,6 @@ test('integrity data is for memory, null and file targets, by user copy', (t) =>
   }
   refused(zoned({ size: '1GiB' }), {}, /^integrity must be left out unless the target is nullTarget, memory or file, got 'zoned'/)
   refused(memory({ size: '1MiB' }), { dataPath: 'get-data' }, /^dataPath must be 'auto' or 'user-copy' with integrity/)
-  refused(memory({ size: '1MiB' }), { recovery: 'requeue' }, /^recovery must be 'off' with integrity/)
   const backend = { size: 4096, read() {} }
   const message = /^integrity must be left out .*got 'a JavaScript backend'/
   t.throws(() => backendDeviceSpec(checkOptions({ backend, integrity }), abilitiesOf(backend)), { message })

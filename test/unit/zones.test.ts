@@ -52,7 +52,8 @@ for (const [zones, options, code, message] of [
   [{ size, zoneSize }, { queues: 2 }, 'ERR_OUT_OF_RANGE', /^queues must be 1 for a zoned target/],
   [{ size, zoneSize }, { perIo: true, threads: 2 }, 'ERR_INVALID_ARG_VALUE', /^perIo must be false for a zoned target/],
   [{ size, zoneSize }, { batch: true }, 'ERR_INVALID_ARG_VALUE', /^batch must be false for a zoned target/],
-  [{ size, zoneSize }, { recovery: 'requeue' }, 'ERR_INVALID_ARG_VALUE', /^recovery must be 'off' for a zoned target/],
+  [{ size, zoneSize }, { recovery: 'requeue' }, 'ERR_INVALID_ARG_VALUE', /^recovery must be 'off' for a zoned target in memory/],
+  [{ size, zoneSize, path: 'disk' }, { recovery: 'reissue' }, 'ERR_INVALID_ARG_VALUE', /^recovery must be 'off', 'requeue' or 'fail-io'/],
   [{ size, zoneSize }, { dataPath: 'copy' }, 'ERR_INVALID_ARG_VALUE', /^dataPath must be 'auto' or 'user-copy' for a zoned target/],
 ] as [ZonedOptions, Partial<DeviceOptions>, string, RegExp][]) {
   test(`zones ${inspect(zones)} of a device ${inspect(options)} are refused with ${code}`, (t) => {

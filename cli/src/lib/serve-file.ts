@@ -11,6 +11,7 @@
 
 import { readFileSync, realpathSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
+import type { Recovery } from 'ublk'
 import { type ErrorReport, EXIT, Failure, reportOf } from './failure.ts'
 import { baseOf, deviceOptions, type Keeper, type ServeSpec, type TargetSpec, withFlagNames } from './target.ts'
 import { parseDurationMs } from './units.ts'
@@ -111,7 +112,7 @@ async function specOf(readWords: ReadWords, words: string[], directory: string):
       'Make the mirror once with `ublk add mirror … --create` and `ublk del`; then keep it up without --create.',
     )
   }
-  const { recovery = cannotRecover({ target, device }) ? 'off' : 'reissue' } = device
+  const { recovery = bestRecovery({ target, device }) } = device
   const spec: ServeSpec = { target, device: { ...device, recovery } }
   await checkOptions(spec)
   return spec
@@ -130,10 +131,12 @@ async function checkOptions(spec: ServeSpec): Promise<void> {
   })
 }
 
-function cannotRecover({ target, device }: ServeSpec): boolean {
-  return (
-    baseOf(target).type === 'zoned' || device.unprivileged === true || device.integrity !== undefined || device.sharedMemory !== undefined
-  )
+/** The one that costs the users of the device least. */
+function bestRecovery({ target, device }: ServeSpec): Recovery {
+  const base = baseOf(target)
+  if (device.unprivileged === true || device.sharedMemory !== undefined) return 'off'
+  if (base.type === 'zoned') return base.path === undefined ? 'off' : 'requeue'
+  return 'reissue'
 }
 
 /** Passes an error on as one of FILE. */

@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
-import { Device, nullTarget } from '../../../src/index.ts'
+import { Device, features, nullTarget } from '../../../src/index.ts'
 import { errorOf, type Outcome, temporaryDirectory, ublk } from '../program.ts'
 import { add, assertNothingLeft, assertReport, del, isAlive, leftovers, list, MODULES, STATE, waitUntil } from './device.ts'
 
@@ -39,6 +39,28 @@ function write(path: string, data: Buffer): void {
 function read(path: string): Buffer {
   return execFileSync('dd', [`if=${path}`, 'bs=64k', 'count=4', 'iflag=direct', 'status=none'])
 }
+
+test.serial('recover: integrity data goes on beside the data, and is not made anew', async (t) => {
+  const { flags } = await features()
+  if (!flags.some(({ name, here }) => name === 'UBLK_F_INTEGRITY' && here)) {
+    t.pass('this kernel has no integrity data')
+    return
+  }
+  const directory = temporaryDirectory()
+  t.teardown(directory.remove)
+  const image = join(directory.path, 'disk.img')
+  const first = await add(t, 'file', image, '--create', '-s', '16M', '--integrity', 'csum=t10dif,reftag', '--recovery', 'reissue')
+  const data = randomBytes(256 * 1024)
+  write(first.path, data)
+  await killServer(t, first, 'quiesced')
+
+  renameSync(`${image}.integrity`, `${image}.away`)
+  t.like(errorOf(await ublk(['recover', String(first.id), '--json'])), { code: 'ERR_UBLK_FILE' })
+  renameSync(`${image}.away`, `${image}.integrity`)
+  await json(t, 'recover', String(first.id))
+  t.true(read(first.path).equals(data))
+  await del(t, String(first.id))
+})
 
 test.serial('recover: kill -9 of the server, and a new one goes on with the same bytes', async (t) => {
   const directory = temporaryDirectory()

@@ -1,8 +1,9 @@
 import { execFileSync } from 'node:child_process'
+import { renameSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
 import { temporaryDirectory, ublk } from '../program.ts'
-import { add, assertNothingLeft, del, leftovers } from './device.ts'
+import { add, assertNothingLeft, del, leftovers, list, waitUntil } from './device.ts'
 
 test.afterEach.always(async (t) => {
   if (leftovers().length > 0) await ublk(['del', '--all'])
@@ -58,4 +59,27 @@ test.serial('add zoned PATH makes a zoned disk that is as it was when it is serv
   t.is(other.status, 1)
   t.like(JSON.parse(other.stdout).error, { code: 'ERR_UBLK_FILE' })
   t.regex(other.stdout, /disk\.zones: is for 8 zones of 2048 sectors, 1 of them conventional/)
+})
+
+test.serial('recover: the zones are where they were, and are not made anew', async (t) => {
+  const directory = temporaryDirectory()
+  t.teardown(directory.remove)
+  const path = join(directory.path, 'disk')
+  const { id, path: block, server } = await add(t, 'zoned', path, ...FLAGS, '--recovery', 'requeue')
+  const write = (page: number) => execFileSync('dd', ['if=/dev/urandom', `of=${block}`, 'bs=4k', 'count=1', `seek=${page}`, 'oflag=direct'])
+  write(512)
+  process.kill(server.pid, 'SIGKILL')
+  await waitUntil('it is quiesced', async () => (await list(t)).find((device) => device.id === id)?.state === 'quiesced', 30_000)
+
+  for (const name of [path, `${path}.zones`]) renameSync(name, `${name}.away`)
+  const lost = await ublk(['recover', String(id), '--json'])
+  t.like(JSON.parse(lost.stdout).error, { code: 'ERR_UBLK_FILE' })
+  t.regex(lost.stdout, /disk: cannot be found, and is not made anew/)
+  for (const name of [path, `${path}.zones`]) renameSync(`${name}.away`, name)
+
+  t.is((await ublk(['recover', String(id)])).status, 0)
+  t.is(zones(block)[2], 'SEQ_WRITE_REQUIRED cl 0x000008')
+  write(513)
+  t.is(zones(block)[2], 'SEQ_WRITE_REQUIRED oi 0x000010')
+  await del(t, String(id))
 })

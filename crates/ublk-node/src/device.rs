@@ -10,6 +10,7 @@ use napi::Env;
 use napi::bindgen_prelude::{Function, Null, Object, Uint8Array, Unknown};
 use napi_derive::napi;
 use ublk::device::START_LIMIT;
+use ublk::target::Integrity;
 use ublk::{
     BufferMode, Control, DataPath, Device, DeviceInfo, QueueOptions, Recovery, Segments, SharedMemory, Target, Threads,
     ZeroCopyFallback,
@@ -91,11 +92,29 @@ pub struct DeviceSpec {
 
 impl DeviceSpec {
     fn open_target(&self) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
+        self.open_target_with(|target| {
+            let block_bytes = self.logical_block_bytes.unwrap_or(target.geometry().logical_block_bytes);
+            self.integrity.as_ref().map(|integrity| integrity.options(block_bytes))
+        })
+    }
+
+    /// For a device that has data, and integrity data if it was made so. Nothing is made anew.
+    fn open_target_again(&self, integrity: Option<Integrity>) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
+        if let Some(spec) = &self.target {
+            spec.check_is_there(integrity.is_some())?;
+        }
+        self.open_target_with(|_| integrity)
+    }
+
+    fn open_target_with(
+        &self,
+        integrity: impl Fn(&dyn Target) -> Option<Integrity>,
+    ) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
         let zero_copy = matches!(self.data_path.as_str(), "zero-copy" | "auto-zero-copy");
         let Some(spec) = &self.target else { return Ok(None) };
         let target = spec.open(zero_copy, self.logical_block_bytes)?;
-        Ok(Some(match &self.integrity {
-            Some(integrity) => integrity.over(target, spec, self.logical_block_bytes)?,
+        Ok(Some(match integrity(target.as_ref()) {
+            Some(integrity) => spec.with_integrity(target, integrity)?,
             None => target,
         }))
     }
@@ -272,7 +291,7 @@ fn recover_now(
     let mut device = Device::recover(control, id)?;
     let until = Instant::now() + FILE_LIMIT;
     let target = loop {
-        match spec.open_target() {
+        match spec.open_target_again(device.integrity()) {
             Err(ublk::Error::Busy { .. }) if Instant::now() < until => std::thread::sleep(FILE_POLL),
             opened => break opened?,
         }

@@ -152,6 +152,9 @@ impl DeviceState {
         if memory.len() != usize::from(device.spec().queues) {
             return Err(NativeError::invalid_state(self.id, "needs one memory per queue"));
         }
+        if device.is_recovering() {
+            device.take_target(None)?;
+        }
         let char_device = device.open()?;
         let session = self.new_session(device, char_device, memory);
         *lock(&self.serving) = Serving::JavaScript(Arc::clone(&session));

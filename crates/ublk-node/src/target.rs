@@ -135,15 +135,10 @@ pub struct IntegritySpec {
 }
 
 impl IntegritySpec {
-    /// A layer over `target`, which is that of `spec`.
-    pub(crate) fn over(
-        &self,
-        target: Arc<dyn Target>,
-        spec: &TargetSpec,
-        block_bytes: Option<u32>,
-    ) -> Result<Arc<dyn Target>, ublk::Error> {
-        let integrity = Integrity {
-            interval_bytes: block_bytes.unwrap_or(target.geometry().logical_block_bytes),
+    /// For blocks of a size.
+    pub(crate) fn options(&self, block_bytes: u32) -> Integrity {
+        Integrity {
+            interval_bytes: block_bytes,
             metadata_bytes: self.metadata_bytes as u8,
             checksum: match self.checksum.as_str() {
                 "t10dif" => IntegrityChecksum::Crc16T10Dif,
@@ -155,12 +150,26 @@ impl IntegritySpec {
             tag_bytes: self.tag_bytes as u8,
             ref_tag: self.ref_tag,
             capable: self.capable,
-        };
-        with_integrity(target, integrity, spec.paths.first().map(Path::new))
+        }
     }
 }
 
 impl TargetSpec {
+    /// What opening would make if it was not there, and must not for a device that is in use: the files of zones and of integrity data.
+    pub(crate) fn check_is_there(&self, has_integrity: bool) -> Result<(), ublk::Error> {
+        let Some(image) = self.paths.first().filter(|_| self.zoned.is_some() || has_integrity) else { return Ok(()) };
+        let table = has_integrity.then(|| format!("{image}.integrity"));
+        for path in std::iter::once(image).chain(&table) {
+            std::fs::metadata(path).map_err(|source| ublk::Error::File {
+                path: path.clone(),
+                problem: "cannot be found, and is not made anew for a device that has data".into(),
+                syscall: Some("stat"),
+                errno: source.raw_os_error(),
+            })?;
+        }
+        Ok(())
+    }
+
     /// Opens it; `zero_copy` asks for the form that works with AUTO_BUF_REG, `block_bytes` is the block size wanted.
     pub(crate) fn open(&self, zero_copy: bool, block_bytes: Option<u32>) -> Result<Arc<dyn Target>, ublk::Error> {
         let size_bytes = self.size_bytes.map(|size| size as u64);
@@ -187,6 +196,17 @@ impl TargetSpec {
             }
             _ => Ok(null(size_bytes.unwrap_or_default())),
         }
+    }
+}
+
+impl TargetSpec {
+    /// A layer over `target`, which is this one.
+    pub(crate) fn with_integrity(
+        &self,
+        target: Arc<dyn Target>,
+        integrity: Integrity,
+    ) -> Result<Arc<dyn Target>, ublk::Error> {
+        with_integrity(target, integrity, self.paths.first().map(Path::new))
     }
 }
 

@@ -98,7 +98,8 @@ impl BufferMode {
 
     /// The mode of a device that was granted these and that another server can take over. Memory that users share is registered for a server.
     fn of(granted: Features) -> Option<BufferMode> {
-        let mode = BufferMode::ALL.into_iter().find(|mode| mode.features() == granted & SERVING);
+        let kinds = Features::ZONED | Features::INTEGRITY; // which ask for a mode, and are none
+        let mode = BufferMode::ALL.into_iter().find(|mode| mode.features() == granted & (SERVING - kinds));
         mode.filter(|mode| *mode != BufferMode::SharedMemory)
     }
 
@@ -343,7 +344,7 @@ impl DeviceSpec {
             fua: known.fua,
             discard: known.discard,
             write_zeroes: clears && params.discard.max_write_zeroes_sectors > 0,
-            zoned: None, // such a device is not taken over, nor one with integrity
+            zoned: None, // the next server's target brings them (`take_target`)
             integrity: None,
             dma_align_bytes: Some(known.dma_align_bytes),
             zero_copy_align_bytes: 1,
@@ -549,6 +550,38 @@ impl Device {
         self.spec.cpus = spec.cpus;
         self.spec.threads = spec.threads;
         self.spec.queue_options = QueueOptions { batch: self.spec.queue_options.batch, ..spec.queue_options };
+    }
+
+    /// The integrity data that the device was made with.
+    pub fn integrity(&self) -> Option<Integrity> {
+        self.params.types.contains(ParamTypes::INTEGRITY).then(|| Integrity::of(&self.params.integrity)).flatten()
+    }
+
+    /// What will serve a device that was recovered: a native target, or None for another kind of server. Its zones and its integrity data
+    /// must be those that the device was made with, and its zones known.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] saying what differs.
+    pub fn take_target(&mut self, target: Option<&dyn Target>) -> Result<(), Error> {
+        let (zoned, integrity) = (target.and_then(Target::zoned), target.and_then(Target::integrity));
+        let spec = DeviceSpec { zoned, integrity, ..self.spec.clone() };
+        let (has, would_have) = (&self.params, spec.params(self.buffers));
+        let zones = |params: &Params| {
+            params.types.contains(ParamTypes::ZONED).then_some((params.zoned, params.basic.chunk_sectors))
+        };
+        let metadata = |params: &Params| params.types.contains(ParamTypes::INTEGRITY).then_some(params.integrity);
+        let problem = if zones(has) != zones(&would_have) {
+            "was made with other zones than its target has"
+        } else if metadata(has) != metadata(&would_have) {
+            "was made with other integrity data than its target has"
+        } else if zoned.is_some() && target.is_some_and(|target| target.files().is_empty()) {
+            "has lost its zones: they were in the memory of its former server"
+        } else {
+            self.spec = spec;
+            return Ok(());
+        };
+        let hint = "Recover it with what it was made with, or remove it (`ublk del`) and make a new one.";
+        Err(Error::Refused { id: self.id(), problem: problem.into(), hint })
     }
 
     /// N of /dev/ublkbN.
@@ -769,8 +802,9 @@ fn check_zoned(spec: &DeviceSpec) -> Result<(), Error> {
             spec.max_io_bytes
         ),
         _ if spec.queue_options.batch => "a zoned device takes no batches".into(),
-        _ if spec.recovery != Recovery::Off => {
-            "a zoned device has no recovery: a write that was done but not answered would come again, before the write pointer".into()
+        _ if spec.recovery == Recovery::Reissue => {
+            "a zoned device has the recovery requeue or fail-io: a write that was done but not answered would come again, before the write pointer"
+                .into()
         }
         DataPath::Only(mode) if *mode != BufferMode::UserCopy => {
             format!("a zoned device moves its data by user-copy, not by {}", mode.name())
@@ -789,9 +823,6 @@ fn check_integrity(spec: &DeviceSpec) -> Result<(), Error> {
             format!("integrity data moves by user-copy, not by {}", mode.name())
         }
         _ if spec.zoned.is_some() => "a zoned device keeps no integrity data".into(),
-        _ if spec.recovery != Recovery::Off => {
-            "a device with integrity data is not taken over by another server".into()
-        }
         _ => return Ok(()),
     };
     Err(Error::BadOption { rule })

@@ -74,8 +74,11 @@ impl Served {
 /// Opens the char device and starts a thread per queue; returns when every tag was fetched, so that START_DEV goes through.
 ///
 /// # Errors
-/// Those of [`Device::open`] and of a queue's ring. Nothing keeps running then, and the char device is closed.
+/// Those of [`Device::take_target`] for a device that is being recovered, of [`Device::open`] and of a queue's ring. Nothing keeps running then, and the char device is closed.
 pub fn spawn_target(device: &mut Device, target: Arc<dyn Target>, observer: Observer) -> Result<Served, Error> {
+    if device.is_recovering() {
+        device.take_target(Some(target.as_ref()))?;
+    }
     let char_device = device.open()?;
     let warn = Arc::clone(&observer);
     target.report_to(Box::new(move |message| warn(ServeEvent::Warning(message))));

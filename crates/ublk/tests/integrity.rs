@@ -2,11 +2,16 @@
 
 mod common;
 
-use std::os::unix::fs::FileExt;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use common::{Live, MIB, page, spec_for};
+use common::{Live, MIB, eventually, page, spec_for};
 use ublk::target::{FileOptions, Integrity, file, mem, null, with_integrity};
 use ublk::uapi::{Features, IntegrityChecksum};
 use ublk::{BufferMode, Control, DataPath, Device, DeviceSpec, Error, Recovery, Target};
@@ -278,10 +283,95 @@ fn what_does_not_fit_the_device_is_refused() {
     let refusal = |spec| Device::add(&Control::open().unwrap(), spec).err().unwrap().to_string();
     let copy = DeviceSpec { data_path: DataPath::Only(BufferMode::Copy), ..spec.clone() };
     assert!(refusal(copy).contains("integrity data moves by user-copy, not by copy"));
-    let recovery = DeviceSpec { recovery: Recovery::Requeue, ..spec.clone() };
-    assert!(refusal(recovery).contains("not taken over by another server"));
     let wide = Integrity { interval_bytes: 4096, ..T10DIF };
     assert!(refusal(DeviceSpec { integrity: Some(wide), ..spec }).contains("to the logical block 512, not 4096"));
+}
+
+const SERVED_PATH: &str = "UBLK_TEST_INTEGRITY_PATH";
+
+/// The other process of `a_killed_servers_...`.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn serve_for_another_process() {
+    let Some(path) = std::env::var_os(SERVED_PATH) else { return };
+    let target = over_file(Path::new(&path), T10DIF).unwrap();
+    let spec = DeviceSpec { recovery: Recovery::Reissue, ..spec_for(target.as_ref()) };
+    let live = Live::with(target, spec);
+    println!("serves {}", live.path());
+    std::thread::park();
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_killed_servers_device_goes_on_and_its_data_is_verified() {
+    if !kernel_has_integrity() {
+        return;
+    }
+    let scratch = Scratch::new("recovered");
+    let mut server = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "serve_for_another_process", "--nocapture"])
+        .env(SERVED_PATH, scratch.image())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let block = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("serves ")?.1.to_owned())).unwrap();
+    let file = Arc::new(File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(&block).unwrap());
+    let (written, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let write_lane = |lane: u64| {
+        let (file, written, is_over) = (Arc::clone(&file), Arc::clone(&written), Arc::clone(&is_over));
+        std::thread::spawn(move || {
+            for round in 0..u64::MAX {
+                if is_over.load(Ordering::Acquire) {
+                    break;
+                }
+                // With `reissue` nothing fails.
+                file.write_all_at(&page(round as u8).0, lane * 4 * MIB + round % 64 * 4096).unwrap();
+                written.fetch_add(1, Ordering::AcqRel);
+            }
+        })
+    };
+    let writers: Vec<_> = (0..4).map(write_lane).collect();
+    assert!(eventually(|| written.load(Ordering::Acquire) > 400));
+    server.kill().unwrap();
+    server.wait().unwrap();
+
+    let id = block.trim_start_matches("/dev/ublkb").parse().unwrap();
+    let mut device = Device::recover(&Control::open().unwrap(), id).unwrap();
+    assert_eq!(device.integrity(), Some(T10DIF));
+    let error = device.take_target(Some(mem(16 * MIB).unwrap().as_ref())).unwrap_err();
+    assert!(error.to_string().contains("was made with other integrity data"), "{error}");
+    let target = over_file_of_the_dead(&scratch.image());
+    let served = ublk::spawn_target(&mut device, target, Arc::new(|_| ())).unwrap();
+    device.start().unwrap();
+    let before = written.load(Ordering::Acquire);
+    assert!(eventually(|| written.load(Ordering::Acquire) > before + 400));
+    is_over.store(true, Ordering::Release);
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    // The block layer compares each block with what was kept of it.
+    for lane in 0..4 {
+        for block in 0..64 {
+            let mut data = page(0);
+            file.read_exact_at(&mut data.0, lane * 4 * MIB + block * 4096).unwrap();
+            assert_eq!(u64::from(data.0[0]) % 64, block, "lane {lane}");
+        }
+    }
+    device.stop().unwrap();
+    served.join();
+    device.close_char();
+    drop(file);
+    device.delete().unwrap();
+}
+
+/// The lock of a killed server goes with its ring.
+fn over_file_of_the_dead(image: &Path) -> Arc<dyn Target> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match over_file(image, T10DIF) {
+            Err(Error::Busy { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 #[test]

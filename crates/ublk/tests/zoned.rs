@@ -11,13 +11,15 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use common::{Live, MIB, page, spec_for};
+use common::{Live, MIB, eventually, page, spec_for};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use ublk::target::{Geometry, Io, Op, Progress, QueueTarget, Request, ZonedGeometry, ZonedOptions, zoned};
-use ublk::uapi::{Zone, ZoneCond};
+use ublk::uapi::{Features, Zone, ZoneCond};
 use ublk::{BufferMode, CharDevice, Control, DataPath, Device, DeviceSpec, Error, QueueOptions, Recovery, Target};
 use zerocopy::{FromZeros, IntoBytes};
 use zone_model::{Model, ModelDisk, Step};
@@ -220,8 +222,8 @@ fn a_zoned_device_has_one_queue_and_user_copy() {
     assert_eq!(refusal(copy), "a zoned device moves its data by user-copy, not by copy");
     let batch = QueueOptions { batch: true, ..QueueOptions::default() };
     assert_eq!(refusal(DeviceSpec { queue_options: batch, ..spec.clone() }), "a zoned device takes no batches");
-    let reissue = DeviceSpec { recovery: Recovery::Requeue, ..spec.clone() };
-    assert!(refusal(reissue).starts_with("a zoned device has no recovery"));
+    let reissue = DeviceSpec { recovery: Recovery::Reissue, ..spec.clone() };
+    assert!(refusal(reissue).starts_with("a zoned device has the recovery requeue or fail-io"));
     // The zones themselves are given out once.
     let mut second = Device::add(&control, spec).unwrap();
     let first = Live::new(Arc::clone(&target));
@@ -478,13 +480,21 @@ fn random_zone_commands_agree_with_the_model_in_a_file() {
 }
 
 const SERVED_PATH: &str = "UBLK_TEST_ZONED_PATH";
+const SERVED_RECOVERY: &str = "UBLK_TEST_ZONED_RECOVERY";
 
 /// The other process of `a_killed_server_leaves_...`.
 #[test]
 #[ignore = "needs a ublk kernel"]
 fn serve_for_another_process() {
     let Some(path) = std::env::var_os(SERVED_PATH) else { return };
-    let live = live(&ZonedOptions { path: Some(path.into()), ..small() });
+    let target = zoned(&ZonedOptions { path: Some(path.into()), ..small() }).unwrap();
+    let recovery = match std::env::var(SERVED_RECOVERY).as_deref() {
+        Ok("Requeue") => Recovery::Requeue,
+        Ok("FailIo") => Recovery::FailIo,
+        _ => Recovery::Off,
+    };
+    let spec = DeviceSpec { recovery, ..spec_for(target.as_ref()) };
+    let live = Live::with(target, spec);
     println!("serves {}", live.path());
     std::thread::park();
 }
@@ -496,7 +506,7 @@ fn a_killed_server_leaves_every_answered_write_and_its_write_pointer() {
     let options = scratch.image(small());
     let path = options.path.clone().unwrap();
     for round in 1..=3_u8 {
-        let (mut server, block) = serve_elsewhere(&path);
+        let (mut server, block) = serve_elsewhere(&path, Recovery::Off);
         let device = open_direct(&block);
         for index in 0..20_u64 {
             let place = u64::from(2 + round) * MIB + index * 4096;
@@ -521,10 +531,82 @@ fn a_killed_server_leaves_every_answered_write_and_its_write_pointer() {
     }
 }
 
-fn serve_elsewhere(path: &Path) -> (std::process::Child, String) {
+/// Writes a zone from its write pointer on until a write fails or it is told to stop; answers how many were written.
+fn fill_zone(block: &str, zone: u64, is_over: &Arc<AtomicBool>, written: &Arc<AtomicU64>) -> JoinHandle<u64> {
+    let (device, is_over, written) = (open_direct(block), Arc::clone(is_over), Arc::clone(written));
+    std::thread::spawn(move || {
+        let pages = 0..MIB / 4096;
+        let place = |index| zone * MIB + index * 4096;
+        let write = |index| device.write_all_at(&page(index as u8).0, place(index)).is_ok();
+        for index in pages {
+            if is_over.load(Ordering::Acquire) || !write(index) {
+                return index;
+            }
+            written.fetch_add(1, Ordering::AcqRel);
+            std::thread::sleep(Duration::from_millis(1)); // the zone is to last longer than its server
+        }
+        MIB / 4096
+    })
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_killed_servers_zones_go_on_under_the_next_one() {
+    let control = Control::open().unwrap();
+    let has_fail_io = control.features().unwrap().contains(Features::USER_RECOVERY_FAIL_IO);
+    let policies = [Recovery::Requeue].into_iter().chain(has_fail_io.then_some(Recovery::FailIo));
+    for recovery in policies {
+        let scratch = Scratch::new("recovered");
+        let options = scratch.image(small());
+        let (mut server, block) = serve_elsewhere(options.path.as_ref().unwrap(), recovery);
+        let id = block.trim_start_matches("/dev/ublkb").parse().unwrap();
+        let (is_over, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let writers: Vec<_> = (4..8).map(|zone| fill_zone(&block, zone, &is_over, &written)).collect();
+        assert!(eventually(|| written.load(Ordering::Acquire) > 40));
+        server.kill().unwrap();
+        server.wait().unwrap();
+
+        let other = zoned(&ZonedOptions { zone_bytes: 2 * MIB, conventional_zones: 1, ..small() }).unwrap();
+        let mut device = Device::recover(&control, id).unwrap();
+        let refusal =
+            |device: &mut Device, target: Option<&dyn Target>| device.take_target(target).unwrap_err().to_string();
+        assert!(refusal(&mut device, Some(other.as_ref())).contains("was made with other zones"));
+        assert!(refusal(&mut device, None).contains("was made with other zones"));
+        let forgotten = zoned(&small()).unwrap();
+        assert!(refusal(&mut device, Some(forgotten.as_ref())).contains("has lost its zones"));
+        let served = ublk::spawn_target(&mut device, zoned(&options).unwrap(), Arc::new(|_| ())).unwrap();
+        device.start().unwrap();
+
+        is_over.store(true, Ordering::Release);
+        let file = open_direct(&block);
+        for (writer, zone) in writers.into_iter().zip(4_u64..) {
+            let pages = writer.join().unwrap();
+            let pointer = report(&file, zone * 2048, 1)[0].wp.0 - zone * 2048;
+            // A write that failed may have been done.
+            assert!(
+                (pages..=pages + 1).contains(&(pointer / 8)),
+                "{recovery:?}, zone {zone}: {pages} pages, {pointer}"
+            );
+            for index in 0..pages {
+                let mut data = page(0);
+                file.read_exact_at(&mut data.0, zone * MIB + index * 4096).unwrap();
+                assert!(data.0 == [index as u8; 4096], "{recovery:?}, zone {zone}: page {index}");
+            }
+            file.write_all_at(&page(0xee).0, zone * MIB + pointer * 512).unwrap();
+        }
+        device.stop().unwrap();
+        served.join();
+        device.close_char();
+        drop(file);
+        device.delete().unwrap();
+    }
+}
+
+fn serve_elsewhere(path: &Path, recovery: Recovery) -> (std::process::Child, String) {
     let mut server = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "serve_for_another_process", "--nocapture"])
         .env(SERVED_PATH, path)
+        .env(SERVED_RECOVERY, format!("{recovery:?}"))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -29,6 +29,19 @@ impl Integrity {
         length / u64::from(self.interval_bytes) * u64::from(self.metadata_bytes)
     }
 
+    /// What parameters say; None if they name a checksum that is not known here.
+    pub(crate) fn of(param: &ParamIntegrity) -> Option<Integrity> {
+        Some(Integrity {
+            interval_bytes: 1_u32.checked_shl(param.interval_exp.into())?,
+            metadata_bytes: param.metadata_size,
+            checksum: param.checksum().ok()?,
+            pi_offset_bytes: param.pi_offset,
+            tag_bytes: param.tag_size,
+            ref_tag: param.flags.contains(IntegrityCapabilities::REFTAG),
+            capable: param.flags.contains(IntegrityCapabilities::INTEGRITY),
+        })
+    }
+
     /// The parameters that the driver is told.
     pub(crate) fn param(&self) -> ParamIntegrity {
         let mut flags = IntegrityCapabilities::empty();
