@@ -2,7 +2,8 @@
  * Runs the cells of the crash matrix on the kernel it is started on, and prints a line of JSON for each:
  * node test/crash/guest.ts [--some] [--only TEXT_OF_THE_NAMES]
  */
-import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import path from 'node:path'
 import { stdout } from 'node:process'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -20,22 +21,26 @@ import {
 import fileBackend from '../device/recovery-backend.ts'
 import { run, withDirectory } from '../device/support.ts'
 import { Checker } from '../matrix/checker.ts'
+import { SHARED_MEMORY } from '../matrix/table.ts'
+import { makeSharedMemory } from '../matrix/targets.ts'
+import { FileLoad, RequestLoad, type UserLoad } from './loads.ts'
 import { Server, workerDevice } from './servers.ts'
 import { allCells, type Cell, type CellResult, cellName, missingFlags, someCells } from './table.ts'
 
-const SIZE = 4 << 20
-const THREADS = 3
+const SIZE = 32 << 20
+/** A place where no load writes. */
+const PROBED_AT = 24 << 20
 /** None of this takes a second. A host with much else to do is not to be taken for a hang, though. */
 const STATE_LIMIT_MS = 40_000
-const CHECK_LIMIT_MS = 40_000
-const SETTLE_MS = 20_000
+/** So long a request that is held back is seen to wait. */
+const HELD_MS = 50
 /** Requests before the server ends, and after it came back. */
-const ENOUGH = 30
+const ENOUGH: Record<Cell['load'], number> = { idle: 30, verify: 30, flush: 10, files: 3 }
 
 let seed = 1
 let checker = new Checker()
+const here = new Set((await features()).flags.filter((flag) => flag.here).map(({ name }) => name.replace('UBLK_F_', '')))
 
-const ask = (line: string): Promise<number[]> => checker.ask(line, CHECK_LIMIT_MS)
 const blockDevice = (id: number): string => `/dev/ublkb${id}`
 
 async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
@@ -46,27 +51,30 @@ async function until(what: string, holds: () => boolean | Promise<boolean>): Pro
   }
 }
 
-const progress = async (): Promise<{ done: number; failed: number }> => {
-  const [done = 0, failed = 0] = await ask('progress')
-  return { done, failed }
-}
-
 /** Waits until the load got somewhere, from where it is now. */
-async function advance(requests: number): Promise<void> {
-  const { done } = await progress()
-  await until(`${requests} more requests`, async () => (await progress()).done >= done + requests)
+async function advance(load: UserLoad, more: number): Promise<void> {
+  const { done } = await load.counts()
+  await until(`${more} more requests`, async () => (await load.counts()).done >= done + more)
 }
 
-/** Starts the load. Where the device is to be idle, it is over before the server ends. */
-async function startLoad({ load }: Cell, id: number): Promise<void> {
-  await ask(`load ${blockDevice(id)} ${load === 'flush' ? 'flush' : 'verify'} seed=${seed++} threads=${THREADS}`)
-  await advance(load === 'flush' ? ENOUGH / 3 : ENOUGH)
-  if (load === 'idle') await settle()
+/** Starts the load, and waits until it is well under way. Where the device is to be idle, it is over before the server ends. */
+async function startLoad({ load: kind, mode }: Cell, id: number): Promise<UserLoad> {
+  const requests = kind === 'flush' ? 'flush' : 'verify'
+  const shared = mode === 'shmem' ? SHARED_MEMORY : undefined
+  const load =
+    kind === 'files' ? await FileLoad.start(blockDevice(id)) : await RequestLoad.start(checker, blockDevice(id), requests, seed++, shared)
+  await advance(load, ENOUGH[kind])
+  if (kind !== 'idle') return load
+  const { failed } = await load.settle()
+  if (failed > 0) throw new Error(`${failed} requests failed before anything happened`)
+  return load
 }
 
-async function settle(): Promise<number> {
-  const [, failed = 0] = await ask(`settle limit_ms=${SETTLE_MS}`)
-  return failed
+/** The device serves no more, for good: the load must hear of it. */
+async function settleFailing({ load: kind }: Cell, load: UserLoad): Promise<void> {
+  if (kind === 'idle') return
+  await until('a request fails', async () => (await load.counts()).failed > 0)
+  await load.settle()
 }
 
 async function stateIs(id: number, wanted: KernelState): Promise<void> {
@@ -75,116 +83,224 @@ async function stateIs(id: number, wanted: KernelState): Promise<void> {
 
 const isGone = async (id: number): Promise<boolean> => !(await listDevices()).some((device) => device.id === id)
 
+/** There is no block device: nobody can open it, and what its users send fails. */
+async function isDead(id: number): Promise<void> {
+  await stateIs(id, 'dead')
+  await until(`block device ${id} is gone`, () => !existsSync(`/sys/block/ublkb${id}`))
+}
+
+/** A read that no cache answers: what became of it, or undefined when nothing did yet. */
+class Probe {
+  #outcome: 'answered' | NodeJS.ErrnoException | undefined
+  #ended: Promise<void>
+
+  constructor(id: number) {
+    this.#ended = this.#read(id).then(
+      () => {
+        this.#outcome = 'answered'
+      },
+      (error: NodeJS.ErrnoException) => {
+        this.#outcome = error
+      },
+    )
+  }
+
+  async #read(id: number): Promise<void> {
+    const handle = await open(blockDevice(id), 'r')
+    try {
+      await handle.read(Buffer.alloc(4096), 0, 4096, PROBED_AT)
+    } finally {
+      await handle.close()
+    }
+  }
+
+  async isHeldBack(): Promise<void> {
+    await delay(HELD_MS)
+    if (this.#outcome !== undefined) throw new Error(`a new request is not held back: ${this.#outcome}`)
+  }
+
+  async isAnswered(): Promise<void> {
+    await this.isOver()
+    if (this.#outcome !== 'answered') throw new Error(`a new request is not answered: ${this.#outcome}`)
+  }
+
+  async isRefused(): Promise<void> {
+    await this.isOver()
+    if (this.#outcome === 'answered' || this.#outcome?.code !== 'EIO')
+      throw new Error(`a new request does not fail with EIO: ${this.#outcome}`)
+  }
+
+  async isOver(): Promise<void> {
+    await Promise.race([this.#ended, delay(STATE_LIMIT_MS, undefined, { ref: false })])
+    if (this.#outcome === undefined) throw new Error('a request hangs')
+  }
+}
+
+/** Without a server: what the policy does with new requests, until `recover` has brought the next one. */
+async function recoverWhileUsed<T>(id: number, recovery: Cell['recovery'], recover: () => Promise<T>): Promise<T> {
+  await stateIs(id, recovery === 'fail-io' ? 'fail_io' : 'quiesced')
+  const probe = new Probe(id)
+  if (recovery === 'fail-io') await probe.isRefused()
+  else await probe.isHeldBack()
+  const next = await recover()
+  await stateIs(id, 'live')
+  if (recovery !== 'fail-io') await probe.isAnswered()
+  await new Probe(id).isAnswered()
+  return next
+}
+
+/**
+ * What the policy lets the requests of a killed server come to: one for each thread was open, on a slow device for certain; and where
+ * requests fail meanwhile, those that came then failed, too.
+ */
+function checkFailures({ recovery, load }: Cell, failed: number): void {
+  const most = { off: Number.POSITIVE_INFINITY, requeue: RequestLoad.THREADS, reissue: 0, 'fail-io': Number.POSITIVE_INFINITY }[recovery]
+  const least = recovery === 'fail-io' || (recovery === 'requeue' && load === 'flush') ? 1 : 0
+  if (load !== 'files' && failed > most) throw new Error(`${failed} requests failed with ${recovery}, which are more than ${most}`)
+  if (load === 'files' && recovery === 'reissue' && failed > 0) throw new Error(`${failed} files failed with reissue`)
+  if (failed < least) throw new Error(`no request failed with ${recovery}, though some were open`)
+}
+
 /**
  * Whoever served it is gone: what the policy promises, up to the load's end. `recover` brings the next server.
  * @param isSudden no request failed before, so that the policy alone decides how many may
  */
-async function outlive(cell: Cell, id: number, isSudden: boolean, recover: () => Promise<{ end(): Promise<void> }>): Promise<void> {
-  const { recovery, load } = cell
-  if (recovery === 'off') {
-    await stateIs(id, 'dead')
-    if (load !== 'idle') await settle()
+async function outlive(
+  cell: Cell,
+  id: number,
+  load: UserLoad,
+  isSudden: boolean,
+  recover: () => Promise<{ end(): Promise<void> }>,
+): Promise<void> {
+  if (cell.recovery === 'off') {
+    await isDead(id)
+    await settleFailing(cell, load)
     await deleteDevice(id)
     return
   }
-  await stateIs(id, recovery === 'fail-io' ? 'fail_io' : 'quiesced')
-  const next = await recover()
-  await stateIs(id, 'live')
-  if (load !== 'idle') {
-    await advance(ENOUGH / 3)
-    const failed = await settle()
-    if (isSudden && recovery === 'reissue' && failed > 0) throw new Error(`${failed} requests failed, of which none may with reissue`)
-    // What was in flight, one request for each thread.
-    if (isSudden && recovery === 'requeue' && failed > THREADS)
-      throw new Error(`${failed} requests failed with requeue, more than were in flight`)
+  const next = await recoverWhileUsed(id, cell.recovery, recover)
+  if (cell.load !== 'idle') {
+    // A file system that saw an error writes no more.
+    if (cell.load !== 'files' || (await load.counts()).failed === 0) await advance(load, ENOUGH.flush)
+    const { failed } = await load.settle()
+    if (isSudden) checkFailures(cell, failed)
   }
-  await ask(`examine ${blockDevice(id)}`)
+  await load.examine(blockDevice(id))
   await next.end()
 }
 
-const ends: Record<Cell['end'], (cell: Cell, image: string) => Promise<void>> = {
+/** Ends the server, and answers with the load that ran meanwhile. */
+const ends: Record<Cell['end'], (cell: Cell, image: string) => Promise<UserLoad>> = {
   async 'kill -9'(cell, image) {
     const server = await Server.native(image, cell)
-    await startLoad(cell, server.id)
+    const load = await startLoad(cell, server.id)
     await server.kill()
-    await outlive(cell, server.id, true, () => Server.native(image, cell, server.id))
+    await outlive(cell, server.id, load, true, () => Server.native(image, cell, server.id))
+    return load
   },
 
-  /** A panic is caught: the requests of that thread fail, the process lives on. Then it is killed. */
+  /** A panic is caught: the requests of that thread fail, and the device is as after a kill, though the process lives on. */
   async panic(cell, image) {
     const server = await Server.native(image, cell)
-    await startLoad(cell, server.id)
+    const load = await startLoad(cell, server.id)
     server.say('panic')
-    if (cell.load === 'idle') await mustFail(server.id)
-    else await until('a request fails', async () => (await progress()).failed > 0)
+    // Where the device is idle, a request of udev's may come before this one, which then waits for the next server.
+    const probe = cell.load === 'idle' ? new Probe(server.id) : undefined
+    if (probe === undefined) await until('a request fails', async () => (await load.counts()).failed > 0)
+    // Before Linux 6.16 the device is stopped, whatever its recovery.
+    const policy = here.has('QUIESCE') ? cell.recovery : 'off'
+    await stateIs(server.id, AFTER_DEATH[policy])
     if (server.hasEnded()) throw new Error('the panic ended the process')
     await server.kill()
-    await outlive(cell, server.id, false, () => Server.native(image, cell, server.id))
+    await outlive({ ...cell, recovery: policy }, server.id, load, false, () => Server.native(image, cell, server.id))
+    await probe?.isOver()
+    return load
   },
 
   async stop(cell, image) {
     const server = await Server.native(image, cell)
-    await startLoad(cell, server.id)
+    const load = await startLoad(cell, server.id)
     await stopDevice(server.id)
-    await stateIs(server.id, 'dead')
-    if (cell.load !== 'idle') await settle()
-    await server.ended()
+    await isDead(server.id)
+    await settleFailing(cell, load)
+    await server.endsWith(0)
     await deleteDevice(server.id)
+    return load
   },
 
   async delete(cell, image) {
     const server = await Server.native(image, cell)
-    await startLoad(cell, server.id)
+    const load = await startLoad(cell, server.id)
     await deleteDevice(server.id)
-    if (cell.load !== 'idle') await settle()
-    await server.ended()
+    await settleFailing(cell, load)
+    await server.endsWith(0)
     await until(`device ${server.id} is gone`, () => isGone(server.id))
+    return load
   },
 
   async 'worker death'(cell, image) {
     const order = new SharedArrayBuffer(1)
     const device = await workerDevice(image, SIZE, cell, order)
     const told = new Promise<Error>((resolve) => device.on('error', resolve))
-    await startLoad(cell, device.id)
+    const load = await startLoad(cell, device.id)
     Atomics.store(new Uint8Array(order), 0, 1)
     await told
     if (cell.recovery === 'off') {
       await device.waitFor('closed', { timeoutMs: STATE_LIMIT_MS })
-      if (cell.load !== 'idle') await settle()
-      return
+      await settleFailing(cell, load)
+      return load
     }
-    await outlive(cell, device.id, true, async () =>
+    await outlive(cell, device.id, load, true, async () =>
       closable(await recoverDevice(device.id, { backend: fileBackend({ path: image, size: SIZE }) })),
     )
+    return load
   },
 
+  /** The second one leaves the last resort a tenth of a second. What it does not reach goes the way of a kill. */
   async 'two signals'(cell, image) {
     const server = await Server.node(image, cell)
-    await startLoad(cell, server.id)
+    const load = await startLoad(cell, server.id)
     server.signal('SIGTERM')
     server.signal('SIGINT')
-    await server.ended()
-    // The second one leaves the last resort a tenth of a second. What it does not reach goes the way of a kill: dead, or by the policy.
-    if (!(await isGone(server.id))) {
-      await until(`device ${server.id} is not live`, async () => (await deviceInfo(server.id)).state !== 'live')
-      await deleteDevice(server.id)
+    await server.endsWith('SIGTERM', 'SIGINT')
+    const state = await lastState(server.id)
+    if (state === AFTER_DEATH[cell.recovery] && state !== 'dead') {
+      await outlive(cell, server.id, load, false, () => Server.native(image, cell, server.id))
+      return load
     }
-    if (cell.load !== 'idle') await settle()
+    if (state === 'dead') await deleteDevice(server.id)
+    else if (state !== 'gone') throw new Error(`the device is ${state} after the end of its server`)
+    await settleFailing(cell, load)
+    return load
   },
+
+  /** It ends as after one signal: with 0, or with 1 when its users have not let go of the device so soon; then the kernel removes it later. */
+  async 'two signals, ublk add'(cell, image) {
+    const server = await Server.cli(image, cell)
+    const load = await startLoad(cell, server.id)
+    server.signal('SIGTERM')
+    server.signal('SIGINT')
+    await (cell.load === 'idle' ? server.endsWith(0) : server.endsWith(0, 1))
+    await settleFailing(cell, load)
+    await until(`device ${server.id} is gone`, () => isGone(server.id))
+    return load
+  },
+}
+
+/** The state of a device without a server. */
+const AFTER_DEATH: Record<Cell['recovery'], KernelState> = { off: 'dead', requeue: 'quiesced', reissue: 'quiesced', 'fail-io': 'fail_io' }
+
+/** The driver works off the end of a server in its own time. */
+async function lastState(id: number): Promise<KernelState | 'gone'> {
+  let state: KernelState | 'gone' = 'live'
+  await until(`device ${id} is not live`, async () => {
+    state = (await isGone(id)) ? 'gone' : (await deviceInfo(id)).state
+    return state !== 'live'
+  })
+  return state
 }
 
 const closable = (device: Device): { end(): Promise<void> } => ({ end: () => device.close() })
-
-async function mustFail(id: number): Promise<void> {
-  const reading = run('dd', `if=${blockDevice(id)}`, 'of=/dev/null', 'bs=4096', 'count=1', 'iflag=direct')
-  if (
-    await reading.then(
-      () => true,
-      () => false,
-    )
-  )
-    throw new Error('a request that panics the target succeeded')
-}
 
 /** Processes that cannot be killed now; the kernel's own threads have no command line. */
 function stuckProcesses(): string[] {
@@ -211,9 +327,19 @@ async function newComplaints(): Promise<string[]> {
   return fresh
 }
 
+/** Nodes, records, sockets, and processes that serve. */
+function orphans(): string[] {
+  const nodes = readdirSync('/dev').filter((name) => /^ublk[bc]\d+/.test(name))
+  const records = existsSync('/run/ublk') ? readdirSync('/run/ublk').filter((name) => /\.(json|sock)$/.test(name)) : []
+  return [...nodes, ...records, ...Server.running()]
+}
+
 async function nothingIsLeft(): Promise<void> {
   // The driver removes a device when the last of those who looked at it, udev among them, lets go.
   await until('no device is left', async () => (await listDevices()).length === 0)
+  await until('no orphan is left', () => orphans().length === 0).catch((error: Error) => {
+    throw new Error(`${error.message}, but ${orphans().join(', ')}`)
+  })
   await until('no process is stuck', () => stuckProcesses().length === 0)
   const fresh = await newComplaints()
   if (fresh.length > 0) throw new Error(`the kernel complained: ${fresh[0]}`)
@@ -222,6 +348,7 @@ async function nothingIsLeft(): Promise<void> {
 /** After a cell that failed. */
 async function clearAway(): Promise<void> {
   Server.killAll()
+  await FileLoad.abandonAll()
   for (const { id } of await listDevices()) await deleteDevice(id)
   await until('no process is stuck', () => stuckProcesses().length === 0)
 }
@@ -241,8 +368,8 @@ async function runCell(cell: Cell): Promise<void> {
     writeFileSync(image, '')
     truncateSync(image, SIZE)
     try {
-      await ends[cell.end](cell, image)
-      await ask(`examine ${image}`)
+      const load = await ends[cell.end](cell, image)
+      await load.examine(image)
       await nothingIsLeft()
     } catch (error) {
       isLost = await clearAway().then(
@@ -255,7 +382,7 @@ async function runCell(cell: Cell): Promise<void> {
 }
 
 const { values } = parseArgs({ options: { some: { type: 'boolean', default: false }, only: { type: 'string', default: '' } } })
-const here = new Set((await features()).flags.filter((flag) => flag.here).map(({ name }) => name.replace('UBLK_F_', '')))
+if (here.has('SHMEM_ZC')) await makeSharedMemory()
 await newComplaints()
 for (const cell of (values.some ? someCells() : allCells()).filter((cell) => cellName(cell).includes(values.only))) {
   const missing = missingFlags(cell, (flag) => here.has(flag)).join(', ')

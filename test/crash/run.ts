@@ -1,7 +1,7 @@
 /**
- * The crash matrix on real kernels: scripts/node test/crash/run.ts [--kernel SERIES]… [--some]
+ * The crash matrix on real kernels: scripts/node test/crash/run.ts [--kernel SERIES]… [--some] [--only TEXT]
  *
- * Boots each kernel and runs every cell, or with `--some` one for each way to end and each policy. A cell is skipped only for a flag that
+ * Boots each kernel and runs every cell, or with `--some` one for each way to end and each policy, with `--only` those whose name has the text. A cell is skipped only for a flag that
  * the kernel's GET_FEATURES has not.
  */
 import { execFileSync } from 'node:child_process'
@@ -13,14 +13,18 @@ import { allCells, type CellResult, cellName, someCells } from './table.ts'
 const SERVER = 'target/debug/examples/crash_server'
 
 const { values } = parseArgs({
-  options: { kernel: { type: 'string', multiple: true, default: ['6.12', '6.18', '7.2'] }, some: { type: 'boolean', default: false } },
+  options: {
+    kernel: { type: 'string', multiple: true, default: ['6.12', '6.18', '7.2'] },
+    some: { type: 'boolean', default: false },
+    only: { type: 'string', default: '' },
+  },
 })
-const expected = values.some ? someCells().length : allCells().length
+const expected = (values.some ? someCells() : allCells()).filter((cell) => cellName(cell).includes(values.only)).length
 let [passed, failed, skipped] = [0, 0, 0]
 
 async function runKernel(kernel: string): Promise<void> {
   const started = Date.now()
-  const guest = ['node', 'test/crash/guest.ts', ...(values.some ? ['--some'] : [])]
+  const guest = ['node', 'test/crash/guest.ts', ...(values.some ? ['--some'] : []), '--only', values.only]
   const { results, status } = await boot<CellResult>(kernel, guest, [SERVER])
   const count = (outcome: CellResult['outcome']): number => results.filter((result) => result.outcome === outcome).length
   const lost = Math.max(expected - results.length, status === 0 ? 0 : 1)

@@ -7,10 +7,12 @@ import process from 'node:process'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { createDevice, type Device, worker } from '../../src/index.ts'
+import { SHARED_MEMORY } from '../matrix/table.ts'
 import type { Cell } from './table.ts'
 
 const NATIVE = fileURLToPath(new URL('../../target/debug/examples/crash_server', import.meta.url))
 const NODE = fileURLToPath(new URL('./node-server.ts', import.meta.url))
+const CLI = fileURLToPath(new URL('../../cli/bin/run.js', import.meta.url))
 const START_LIMIT_MS = 30_000
 const END_LIMIT_MS = 40_000
 /** So long each request takes where one must be open when the server ends. */
@@ -33,10 +35,16 @@ export class Server {
     for (const server of Server.#running) server.signal('SIGKILL')
   }
 
+  /** Those whose process is there. */
+  static running(): string[] {
+    return [...Server.#running].map(({ id }) => `the server of device ${id}`)
+  }
+
   /** A server of native code; with `id` it recovers that device. */
   static native(image: string, { mode, recovery, load }: Cell, id?: number): Promise<Server> {
     const delay = load === 'flush' ? SLOW_MS : 0
-    return Server.#start(NATIVE, [image, mode, recovery, String(delay), ...(id === undefined ? [] : [String(id)])])
+    const buffers = mode === 'shmem' ? `shmem=${SHARED_MEMORY}` : mode
+    return Server.#start(NATIVE, [image, buffers, recovery, String(delay), ...(id === undefined ? [] : [String(id)])])
   }
 
   /** A server in Node.js, which handles signals. */
@@ -44,12 +52,19 @@ export class Server {
     return Server.#start(process.execPath, [NODE, image, JSON.stringify(cell)])
   }
 
+  /** `ublk add`, in the foreground. */
+  static cli(image: string, { mode, recovery, load }: Cell): Promise<Server> {
+    const target = load === 'flush' ? ['fault', '--over', 'file', image, '--delay', `${SLOW_MS}ms`] : ['file', image]
+    const options = ['--recovery', recovery, '--data-path', mode, '--depth', '16', '--queues', '2', '--foreground']
+    return Server.#start(process.execPath, [CLI, 'add', ...target, ...options])
+  }
+
   static async #start(program: string, args: string[]): Promise<Server> {
     const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] })
     const timer = setTimeout(() => child.kill('SIGKILL'), START_LIMIT_MS)
     try {
       for await (const line of createInterface(child.stdout)) {
-        const id = /^device (\d+)/.exec(line)?.[1]
+        const id = /^(?:device |\/dev\/ublkb)(\d+)/.exec(line)?.[1]
         if (id !== undefined) return new Server(child, Number(id))
       }
     } finally {
@@ -73,19 +88,24 @@ export class Server {
   /** Its input ends: it stops the device and ends. */
   async end(): Promise<void> {
     this.#process.stdin?.end()
-    await this.ended()
+    await this.endsWith(0)
   }
 
   async kill(): Promise<void> {
     this.signal('SIGKILL')
-    await this.ended()
+    await this.endsWith('SIGKILL')
   }
 
-  async ended(): Promise<void> {
-    if (this.hasEnded()) return
-    await once(this.#process, 'exit', { signal: AbortSignal.timeout(END_LIMIT_MS) }).catch(() => {
-      throw new Error(`the server does not end within ${END_LIMIT_MS} ms`)
-    })
+  /** Waits for its end, which must be this exit status, or by one of these signals. */
+  async endsWith(...expected: Array<number | NodeJS.Signals>): Promise<void> {
+    if (!this.hasEnded()) {
+      await once(this.#process, 'exit', { signal: AbortSignal.timeout(END_LIMIT_MS) }).catch(() => {
+        throw new Error(`the server does not end within ${END_LIMIT_MS} ms`)
+      })
+    }
+    const { exitCode, signalCode } = this.#process
+    const end = exitCode ?? signalCode
+    if (end === null || !expected.includes(end)) throw new Error(`the server ended with ${end} instead of ${expected.join(' or ')}`)
   }
 }
 

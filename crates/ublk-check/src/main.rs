@@ -3,10 +3,10 @@
 //! ```text
 //! sequence PATH OPERATION data|zeroes|anything seed=N [threads=N] [steps=N] [image=PATH] [shared=PATH]
 //! history PATH seed=N [threads=N] [operations=N] [blocks=N] [atomic=0|1] [shared=PATH]
-//! load PATH verify|flush [seed=N] [threads=N]     starts it
-//! progress                                        requests of the load that succeeded, and failed
-//! settle [limit_ms=N]                             ends it
-//! examine PATH                                    what it wrote must be in this device or file
+//! load PATH verify|flush [seed=N] [threads=N] [shared=PATH]     starts it
+//! progress                                                      requests of the load that succeeded, and failed
+//! settle [limit_ms=N]                                           ends it
+//! examine PATH                                                  what it wrote must be in this device or file
 //! ```
 //! Answers: `ok N`, the number of requests or blocks, and for a load a second number, of those that failed; or `wrong SENTENCE`.
 
@@ -18,7 +18,7 @@ use std::time::Duration;
 use ublk_check::disk::BlockDevice;
 use ublk_check::sequence::{Expect, Operation};
 use ublk_check::survival::{Account, Kind, Load};
-use ublk_check::{history, sequence};
+use ublk_check::{history, sequence, survival};
 
 fn main() -> std::io::Result<()> {
     let mut background = Background::default();
@@ -63,18 +63,21 @@ impl Background {
 
     fn start(&mut self, path: &str, kind: &str, settings: &[&str]) -> Result<(u64, u64), String> {
         let settings = Settings::parse(settings)?;
-        let kind = named(&[("verify", Kind::Verify), ("flush", Kind::Flush)], kind)?;
-        let (seed, threads) = (settings.number("seed", 1)?, settings.number("threads", 3)?);
-        self.load = Some(Load::start(Path::new(path), kind, seed, threads)?);
+        let plan = survival::Plan {
+            kind: named(&[("verify", Kind::Verify), ("flush", Kind::Flush)], kind)?,
+            seed: settings.number("seed", 1)?,
+            threads: settings.number("threads", 3)?,
+            shared: settings.path("shared"),
+        };
+        self.load = Some(Load::start(Path::new(path), &plan)?);
         Ok((0, 0))
     }
 
     fn settle(&mut self, settings: &[&str]) -> Result<(u64, u64), String> {
         let limit = Settings::parse(settings)?.number("limit_ms", 10_000)?;
         let load = self.load.take().ok_or("no load runs")?;
-        let counts = load.counts();
-        self.account = Some(load.settle(Duration::from_millis(limit))?);
-        Ok(counts)
+        let account = self.account.insert(load.settle(Duration::from_millis(limit))?);
+        Ok(account.counts())
     }
 }
 

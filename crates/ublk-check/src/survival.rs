@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -24,6 +24,9 @@ const BLOCKS_PER_THREAD: u64 = 64;
 /// A device that fails requests fails them at once: not so often, then.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(2);
 
+/// One write in so many is durable by itself (FUA).
+const FUA_EVERY: u64 = 4;
+
 /// How often to look whether the threads have ended.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -32,8 +35,21 @@ const POLL: Duration = Duration::from_millis(2);
 pub enum Kind {
     /// Writes and reads that are compared.
     Verify,
-    /// Each write is followed by a flush.
+    /// Each write is followed by a flush, or is durable by itself.
     Flush,
+}
+
+/// A load to be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What it is made of.
+    pub kind: Kind,
+    /// Where its randomness begins.
+    pub seed: u64,
+    /// Threads, each with one request open.
+    pub threads: u64,
+    /// Memory that is shared with the server, for the data of the requests.
+    pub shared: Option<PathBuf>,
 }
 
 /// What one block may hold: versions of its data, 0 for what was there before.
@@ -53,6 +69,12 @@ struct Progress {
     failed: AtomicU64,
 }
 
+impl Progress {
+    fn counts(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Acquire), self.failed.load(Ordering::Acquire))
+    }
+}
+
 /// A running load.
 pub struct Load {
     progress: Arc<Progress>,
@@ -64,15 +86,17 @@ impl Load {
     ///
     /// # Errors
     /// Those of opening it.
-    pub fn start(path: &Path, kind: Kind, seed: u64, threads: u64) -> Result<Load, String> {
+    pub fn start(path: &Path, plan: &Plan) -> Result<Load, String> {
         let progress = Arc::new(Progress::default());
-        let threads = (0..threads)
+        let threads = (0..plan.threads)
             .map(|thread| {
                 let disk = BlockDevice::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
-                let (progress, random) = (Arc::clone(&progress), Random::new(seed, thread));
+                let (progress, plan) = (Arc::clone(&progress), plan.clone());
                 Ok(std::thread::spawn(move || {
-                    let buffer = Buffer::new(BLOCK_BYTES, None, thread).map_err(|error| error.to_string())?;
-                    Lane { disk, buffer, kind, random, thread, blocks: Vec::new(), progress }.run()
+                    let shared = plan.shared.as_deref();
+                    let buffer = Buffer::new(BLOCK_BYTES, shared, thread).map_err(|error| error.to_string())?;
+                    let random = Random::new(plan.seed, thread);
+                    Lane { disk, buffer, kind: plan.kind, random, thread, blocks: Vec::new(), progress }.run()
                 }))
             })
             .collect::<Result<_, String>>()?;
@@ -81,7 +105,7 @@ impl Load {
 
     /// Requests that succeeded so far, and that failed.
     pub fn counts(&self) -> (u64, u64) {
-        (self.progress.done.load(Ordering::Acquire), self.progress.failed.load(Ordering::Acquire))
+        self.progress.counts()
     }
 
     /// Ends the load.
@@ -98,7 +122,7 @@ impl Load {
             std::thread::sleep(POLL);
         }
         let lanes = self.threads.into_iter().map(|thread| thread.join().unwrap_or(Err("a panic".into())));
-        Ok(Account { lanes: lanes.collect::<Result<_, _>>()? })
+        Ok(Account { lanes: lanes.collect::<Result<_, _>>()?, counts: self.progress.counts() })
     }
 }
 
@@ -138,9 +162,10 @@ impl Lane {
         // Until it is acknowledged: a write that hangs to the end was tried as well.
         state.possible.push(state.latest);
         fill(self.buffer.bytes(), place, state.latest);
-        self.disk.write(self.buffer.bytes(), place, false)?;
+        let is_durable = self.random.below(FUA_EVERY) == 0;
+        self.disk.write(self.buffer.bytes(), place, is_durable)?;
         *state = Block { acknowledged: state.latest, possible: Vec::new(), latest: state.latest };
-        if self.kind == Kind::Flush { self.disk.flush() } else { Ok(()) }
+        if self.kind == Kind::Flush && !is_durable { self.disk.flush() } else { Ok(()) }
     }
 
     fn read(&mut self, block: u64) -> Result<io::Result<()>, String> {
@@ -157,9 +182,15 @@ impl Lane {
 #[derive(Debug)]
 pub struct Account {
     lanes: Vec<Vec<Block>>,
+    counts: (u64, u64),
 }
 
 impl Account {
+    /// Requests that succeeded, and that failed.
+    pub fn counts(&self) -> (u64, u64) {
+        self.counts
+    }
+
     /// Compares with a device, or with the file behind it. The answer is the number of acknowledged writes that were found.
     ///
     /// # Errors

@@ -3,8 +3,9 @@
 //! ```text
 //! crash_server IMAGE MODE off|requeue|reissue|fail-io DELAY_MS [ID]
 //! ```
-//! MODE is a buffer mode, or `batch`. Every request waits DELAY_MS first. With ID it recovers that device. Says `device ID` when it is live;
-//! on the line `panic` its next request panics; at the end of its input it stops and deletes the device. It ends when somebody else stops it.
+//! MODE is a buffer mode, `batch`, or `shmem=FILE`. Every request waits DELAY_MS first. With ID it recovers that device. Says `device ID`
+//! when it is live; on the line `panic` its next request panics, and it leaves the device to its recovery, as the addon does, but does not
+//! end. At the end of its input it stops and deletes the device. It ends when somebody else stops it.
 
 use std::error::Error;
 use std::io::BufRead;
@@ -14,10 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use ublk::serve::ServeEvent;
+use ublk::serve::{ServeEvent, Served};
 use ublk::target::{BufferAddress, Faults, FileOptions, Geometry, Io, Progress, QueueTarget, Request, fault, file};
+use ublk::uapi::Features;
 use ublk::{
-    BufferMode, CharDevice, Control, DataPath, Device, DeviceSpec, QueueOptions, Recovery, Target, spawn_target,
+    BufferMode, CharDevice, Control, DataPath, Device, DeviceSpec, QueueOptions, Recovery, SharedMemory, Target,
+    spawn_target,
 };
 
 const USAGE: &str = "crash_server IMAGE MODE off|requeue|reissue|fail-io DELAY_MS [ID]";
@@ -32,6 +35,8 @@ enum End {
     Asked,
     /// Somebody else has stopped the device: what becomes of it is theirs to say.
     Stopped,
+    /// The target has panicked.
+    Panicked,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -50,9 +55,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ended = tell.clone();
     let observer = move |event| {
         eprintln!("crash_server: {event:?}");
-        if matches!(event, ServeEvent::Ended) {
-            let _ = ended.send(End::Stopped);
-        }
+        let _ = match event {
+            ServeEvent::Ended => ended.send(End::Stopped),
+            ServeEvent::QueueFailed(_) => ended.send(End::Panicked),
+            ServeEvent::Warning(_) => Ok(()),
+        };
     };
     let served = spawn_target(&mut device, target, Arc::new(observer))?;
     device.start()?;
@@ -64,14 +71,33 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         let _ = tell.send(End::Asked);
     });
-    if told.recv()? == End::Stopped {
-        served.join();
-        return Ok(());
+    match told.recv()? {
+        End::Asked => {
+            device.stop()?;
+            served.join();
+            device.close_char();
+            device.delete()?;
+        }
+        End::Stopped => served.join(),
+        End::Panicked => {
+            let_go(&mut device, served)?;
+            while told.recv()? != End::Asked {}
+        }
     }
-    device.stop()?;
+    Ok(())
+}
+
+/// Leaves the device to its recovery. Before Linux 6.16 the driver may forget a request of a queue that ends while its process lives: there
+/// the device is stopped.
+fn let_go(device: &mut Device, served: Served) -> Result<(), ublk::Error> {
+    let may_end_alone = device.control().features()?.contains(Features::QUIESCE);
+    if may_end_alone && device.spec().recovery != Recovery::Off {
+        served.give_up();
+    } else {
+        device.stop()?;
+    }
     served.join();
     device.close_char();
-    device.delete()?;
     Ok(())
 }
 
@@ -93,6 +119,8 @@ fn open_target(path: &Path, delay_ms: u64, is_armed: &Arc<AtomicBool>) -> Result
 
 fn spec_for(target: &dyn Target, mode: &str, recovery: &str) -> Result<DeviceSpec, Box<dyn Error>> {
     let batch = mode == "batch";
+    let (mode, shared) = mode.split_once('=').map_or((mode, None), |(mode, file)| (mode, Some(file)));
+    let shared_memory = shared.map(|file| SharedMemory::open(Path::new(file), false)).transpose()?.map(Arc::new);
     let named = |buffers: &&BufferMode| buffers.name() == mode;
     let buffers = if batch { BufferMode::Copy } else { *BufferMode::ALL.iter().find(named).ok_or(USAGE)? };
     let recovery = match recovery {
@@ -107,6 +135,7 @@ fn spec_for(target: &dyn Target, mode: &str, recovery: &str) -> Result<DeviceSpe
         queues: 2,
         recovery,
         data_path: DataPath::Only(buffers),
+        shared_memory,
         queue_options: QueueOptions { batch, ..QueueOptions::default() },
         ..DeviceSpec::for_target(target)
     })
