@@ -27,7 +27,7 @@ const kernels = ['6.12', '6.18', '7.2']
 /** The oldest and the newest of them, for suites that take long. */
 const endKernels = ['6.12', '7.2']
 /** Files of test/device and the time each may take in the emulated machine. */
-const deviceTests = { data: 900, filesystem: 600, powercut: 300, life: 600, recovery: 900 }
+const deviceTests = { data: 900, filesystem: 600, stack: 600, powercut: 300, life: 600, recovery: 900 }
 
 /** The Node.js releases that the package supports. */
 const nodes = ['22', '24', '26']
@@ -91,8 +91,8 @@ export const suites: Suite[] = [
   ...endKernels.flatMap((kernel) =>
     Object.entries(deviceTests).map(([name, limitSeconds]) => ({
       ...vmSuite(`${name} on ${kernel}`, `test/device/${name}.test.ts`, limitSeconds, ['--kernel', kernel]),
-      // There the core's own tests of recovery are enough for every day.
-      fullOnly: name === 'recovery' && kernel !== '7.2',
+      // There the core's own tests of recovery, and file systems alone, are enough for every day.
+      fullOnly: ['recovery', 'stack'].includes(name) && kernel !== '7.2',
     })),
   ),
   ...endKernels.map(
