@@ -24,6 +24,7 @@ export const ERROR_CODES = {
   ERR_UBLK_INVALID_OPTION: 'options of a device do not fit each other, or its target',
   ERR_UBLK_FILE: 'the file of a file target cannot be used',
   ERR_UBLK_NBD: 'an NBD server cannot be reached, or refuses what is asked of it',
+  ERR_UBLK_NBD_TLS: 'an NBD server is not who it should be, or one of the two wants TLS and the other does not',
   ERR_UBLK_NO_MEMORY: 'not enough memory for the buffers of the device',
   ERR_UBLK_KERNEL: 'any other refusal of the kernel',
 } as const

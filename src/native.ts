@@ -67,6 +67,21 @@ export interface NbdSpec {
   exportName: string
   /** How long requests wait for a lost connection. */
   patienceMs: number
+  /** Null speaks none. */
+  tls: NbdTlsSpec | null
+}
+
+/** Whom to trust, and who this client is. Mirror of `NbdTlsSpec` in crates/ublk-node/src/target.rs. */
+export interface NbdTlsSpec {
+  /** Directory of the files that are not named by themselves; absolute, as all these paths. */
+  certificates: string | null
+  ca: string | null
+  crl: string | null
+  cert: string | null
+  key: string | null
+  /** Null is the host, or `localhost`. */
+  serverName: string | null
+  verifyPeer: boolean
 }
 
 /** What a fault does. Mirror of `FaultSpec` in crates/ublk-node/src/target.rs. */

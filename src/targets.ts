@@ -4,9 +4,11 @@
  * Thread: any. These objects are descriptions: nothing is opened before the device is created.
  */
 import { resolve } from 'node:path'
-import { fileURLToPath, pathToFileURL } from 'node:url'
+import { pathToFileURL } from 'node:url'
 import { invalidType, invalidValue, outOfRange } from './errors.ts'
-import type { FaultSpec, NbdSpec, TargetSpec } from './native.ts'
+import type { FaultSpec, TargetSpec } from './native.ts'
+import { type NbdTlsOptions, nbdServer } from './nbd.ts'
+import { checkPath } from './path.ts'
 import type { OperationName } from './request.ts'
 import { parseSize, type Size } from './size.ts'
 import { checkZones, type ZonedOptions } from './zones.ts'
@@ -83,6 +85,8 @@ export interface NbdOptions {
   readOnly?: boolean
   /** How long requests wait for a connection that was lost, in milliseconds, up to an hour, before they fail with EIO. Default 20000. */
   patienceMs?: number
+  /** For `nbds:` and `nbds+unix:`: whom to trust. Default: this system's authorities, and a certificate for the host of the URI. */
+  tls?: NbdTlsOptions
 }
 
 /** Options of `fault`. What is not given does not happen. */
@@ -156,13 +160,14 @@ export function zoned(options: ZonedOptions = {}): NativeTarget {
 
 /**
  * An export of an NBD server. A connection that is lost is made again, and what was not answered is asked again (event `warning`).
- * @param uri `nbd://HOST[:PORT]/EXPORT`, or `nbd+unix:///EXPORT?socket=PATH`; without EXPORT the server's default. There is no TLS.
+ * @param uri `nbd://HOST[:PORT]/EXPORT`, or `nbd+unix:///EXPORT?socket=PATH`; without EXPORT the server's default. With TLS, and never without,
+ *   `nbds://` and `nbds+unix://`; their parameters are `tls-certificates=DIR`, `tls-hostname=NAME` and `tls-verify-peer=false`
  */
 export function nbd(uri: string | URL, options: NbdOptions = {}): NativeTarget {
   const sizeBytes = optionalSize(options, 'nbd')
-  const { readOnly = false, patienceMs = DEFAULT_PATIENCE_MS } = options
+  const { readOnly = false, patienceMs = DEFAULT_PATIENCE_MS, tls } = options
   if (typeof readOnly !== 'boolean') throw invalidType('nbd.readOnly', 'a boolean', readOnly)
-  const spec = { ...parseNbdUri(uri), patienceMs: checkNumber('nbd.patienceMs', patienceMs, MAX_DELAY_MS) }
+  const spec = { ...nbdServer(uri, tls), patienceMs: checkNumber('nbd.patienceMs', patienceMs, MAX_DELAY_MS) }
   return new NativeTarget({ kind: 'nbd', sizeBytes, readOnly, nbd: spec })
 }
 
@@ -233,7 +238,6 @@ const DEFAULT_CHUNK_BYTES = 65536
 const MOST_STRIPE_LEGS = 255
 const MOST_MIRROR_LEGS = 8
 
-const DEFAULT_NBD_PORT = 10809
 const DEFAULT_PATIENCE_MS = 20_000
 
 /** An hour: longer is a typing error. */
@@ -258,12 +262,6 @@ function checkFiles(name: string, options: FilesOptions): FilesSpec {
   return { sizeBytes, direct, create, readOnly }
 }
 
-function checkPath(name: string, path: string | URL): string {
-  if (typeof path !== 'string' && !(path instanceof URL)) throw invalidType(name, 'a string or a file: URL', path)
-  if (path === '') throw invalidValue(name, 'the path of a file or block device', path)
-  return path instanceof URL ? fileURLToPath(path) : resolve(path)
-}
-
 function checkLegs(name: string, paths: (string | URL)[], most: number): string[] {
   if (!Array.isArray(paths)) throw invalidType(name, 'an array of paths', paths)
   if (paths.length < 2 || paths.length > most) throw outOfRange(`${name}.length`, `from 2 to ${most}`, paths.length)
@@ -285,23 +283,6 @@ function checkOps(names: OperationName[]): FaultSpec['errorOps'] {
       throw invalidValue('fault.errorOps', `of ${Object.keys(NATIVE_OPS).join(', ')}`, name)
     return NATIVE_OPS[name]
   })
-}
-
-const NBD_FORMS = 'nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH'
-
-function parseNbdUri(uri: string | URL): Omit<NbdSpec, 'patienceMs'> {
-  if (typeof uri !== 'string' && !(uri instanceof URL)) throw invalidType('nbd uri', NBD_FORMS, uri)
-  const url = URL.parse(String(uri))
-  if (url === null) throw invalidValue('nbd uri', NBD_FORMS, uri)
-  const exportName = decodeURIComponent(url.pathname.replace(/^\//, ''))
-  if (url.protocol === 'nbd+unix:') {
-    const socket = url.searchParams.get('socket')
-    if (!socket || url.host !== '') throw invalidValue('nbd uri', `${NBD_FORMS}, with a socket and without a host`, uri)
-    return { host: null, port: 0, socket: resolve(socket), exportName }
-  }
-  if (url.protocol !== 'nbd:' || url.hostname === '') throw invalidValue('nbd uri', `${NBD_FORMS} (there is no TLS)`, uri)
-  const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
-  return { host, port: url.port === '' ? DEFAULT_NBD_PORT : Number(url.port), socket: null, exportName }
 }
 
 function checkNumber(name: string, value: number, most: number): number {

@@ -1,10 +1,11 @@
 /** Devices and their states, and the files and servers of targets. */
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import process from 'node:process'
+import { setTimeout } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import { createDevice, Device, deviceInfo, file, listDevices, mirror, nbd, nullTarget, stopDevice } from '../../src/index.ts'
 import { run, withDevice } from '../device/support.ts'
@@ -159,6 +160,20 @@ test.serial('an NBD server that is not there', (t) =>
     command: { args: ['add', 'nbd', 'nbd://127.0.0.1:1/disk'] },
   }),
 )
+
+test.serial('an NBD server that has no TLS', async (t) => {
+  const [socket, pki] = [inDirectory('nbd.sock'), inDirectory('pki')]
+  execFileSync(path.resolve('test/certificates'), [pki])
+  const server = spawn('nbdkit', ['--foreground', '-U', socket, 'memory', '1M'], { stdio: 'ignore' })
+  t.teardown(() => server.kill('SIGKILL'))
+  while (!existsSync(socket)) await setTimeout(10)
+  const uri = `nbds+unix:///?socket=${socket}&tls-certificates=${pki}/client`
+  await report.provoke(t, 'files', {
+    what: 'An NBD server without TLS, and a URI that asks for it',
+    library: () => createDevice({ backend: nbd(uri) }),
+    command: { args: ['add', 'nbd', uri] },
+  })
+})
 
 test.serial('a mirror of files that are no legs', async (t) => {
   const paths = [inDirectory('short.img'), inDirectory('other.img')]

@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { resolve } from 'node:path'
 import { inspect } from 'node:util'
 import test from 'ava'
 import { abilitiesOf, type Backend } from '../../src/backend.ts'
@@ -220,6 +222,41 @@ test('size, block size and rights of a fault are those of the target below it', 
   })
 })
 
+test('an nbd target has TLS where its URI says so, and whoever is trusted is told in the URI or the options', async (t) => {
+  const tlsOf = (...given: Parameters<typeof nbd>) => nbd(...given).spec.nbd?.tls
+  const none = { certificates: null, ca: null, crl: null, cert: null, key: null, serverName: null, verifyPeer: true }
+  t.is(tlsOf('nbd://host/x'), null)
+  t.deepEqual(tlsOf('nbds://host/x'), none)
+  t.like(nbd('nbds://host:1/x').spec.nbd, { host: 'host', port: 1, socket: null, exportName: 'x' })
+  const socket = 'nbds+unix:///x?socket=/run/a+b&tls-certificates=/p%20ki&tls-hostname=disk.example&tls-verify-peer=false'
+  const warned = once(process, 'warning')
+  t.like(nbd(socket).spec.nbd, { host: null, socket: '/run/a+b', exportName: 'x' })
+  t.regex(String(await warned), /^UblkWarning: anybody can be the server of nbds\+unix:/)
+  t.deepEqual(tlsOf(socket), { ...none, certificates: '/p ki', serverName: 'disk.example', verifyPeer: false })
+  const tls = { ca: 'ca.pem', crl: '/l', cert: new URL('file:///c'), key: '/k', serverName: 'a' }
+  const both = { ...none, certificates: '/pki', ca: resolve('ca.pem'), crl: '/l', cert: '/c', key: '/k', serverName: 'a' }
+  t.deepEqual(tlsOf('nbds://host/x?tls-certificates=/pki&tls-hostname=b', { tls }), both)
+  t.throws(() => nbd('nbd://host/x', { tls: {} }), { code: 'ERR_INVALID_ARG_VALUE', message: /^nbd.tls must be left out/ })
+  t.throws(() => nbd('nbd://host/x?tls-hostname=a'), { code: 'ERR_INVALID_ARG_VALUE', message: /^nbd uri must be nbds:/ })
+  for (const wrong of ['tls-certificate=/p', 'tls-psk-file=/p', 'tls-verify-peer=no']) {
+    t.throws(
+      () => nbd(`nbds://host/x?${wrong}`),
+      { code: 'ERR_INVALID_ARG_VALUE', message: /^nbd uri's tls-[a-z-]+ must be of tls-cert/ },
+      wrong,
+    )
+  }
+  for (const [given, message] of [
+    [{ cert: '/c' }, /^nbd.tls must be with both cert and key/],
+    [{ ca: '' }, /^nbd.tls.ca must be the path of a file/],
+    [{ certificates: 7 }, /^nbd.tls.certificates/],
+    [{ serverName: '' }, /^nbd.tls.serverName/],
+    [{ verifyPeer: 'no' }, /^nbd.tls.verifyPeer/],
+    ['/pki', /^nbd.tls must be an object/],
+  ] as const) {
+    t.throws(() => nbd('nbds://host', { tls: given as never }), { message })
+  }
+})
+
 test('targets check their own options', (t) => {
   t.throws(() => memory({ size: 'x' }), { code: 'ERR_INVALID_ARG_VALUE', message: /^memory.size/ })
   t.throws(() => memory(null as never), { code: 'ERR_INVALID_ARG_TYPE' })
@@ -233,7 +270,7 @@ test('targets check their own options', (t) => {
   t.like(nbdOf('nbd://host/a%20b/c'), { host: 'host', port: 10809, socket: null, exportName: 'a b/c', patienceMs: 20_000 })
   t.like(nbdOf('nbd://[::1]:99'), { host: '::1', port: 99, exportName: '' })
   t.like(nbdOf('nbd+unix:///disk?socket=/run/x.sock'), { host: null, socket: '/run/x.sock', exportName: 'disk' })
-  for (const uri of ['host', 'nbd://', 'nbds://host/x', 'http://host/x', 'nbd+unix:///x', 'nbd+unix://host/x?socket=/y']) {
+  for (const uri of ['host', 'nbd://', 'nbds://', 'nbds://alice@host/x', 'http://host/x', 'nbd+unix:///x', 'nbd+unix://host/x?socket=/y']) {
     t.throws(() => nbd(uri), { code: 'ERR_INVALID_ARG_VALUE', message: /^nbd uri must be nbd:/ }, uri)
   }
   t.throws(() => nbd(7 as never), { code: 'ERR_INVALID_ARG_TYPE' })

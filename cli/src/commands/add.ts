@@ -11,7 +11,16 @@ import { launch } from '../lib/launch.ts'
 import { runCommand } from '../lib/run-command.ts'
 import { DeviceServer } from '../lib/serve.ts'
 import { boundStop, STOP_GRACE_MS, stopSignals } from '../lib/signals.ts'
-import { baseOf, type DeviceSpec, NULL_SIZE, parseIntegrity, parseTarget, type ServeSpec } from '../lib/target.ts'
+import {
+  baseOf,
+  type DeviceSpec,
+  formatTarget,
+  isUnverified,
+  NULL_SIZE,
+  parseIntegrity,
+  parseTarget,
+  type ServeSpec,
+} from '../lib/target.ts'
 import { parseDurationMs } from '../lib/units.ts'
 import { zoneFlags } from '../lib/zones.ts'
 
@@ -28,7 +37,8 @@ export default class Add extends BaseCommand {
   stripe PATH PATH...     2 to 255 of them, chunk by chunk in turn (RAID 0)
   mirror PATH PATH...     2 to 8 of them with the same data (RAID 1)
   zoned [PATH]            a zoned disk in memory, or in a file and PATH.zones beside it; needs --size
-  nbd URI                 an export of an NBD server: nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH
+  nbd URI                 an export of an NBD server: nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH,
+                          or with TLS nbds://HOST/EXPORT?tls-certificates=DIR
   fault --over TARGET...  another target of these, with delays, errors, torn writes or the death of its server
   ./x.ts                  a JavaScript or TypeScript module whose default export is a backend, or a function (options) => backend
 
@@ -147,6 +157,9 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
     if (flags.foreground) return this.#serve(spec)
     if (flags.run !== undefined) return this.#serveWhile(spec, flags.run)
     const live = await launch(spec, stopSignals().signal)
+    // Where this process serves, the library's own warning is seen; this server has no terminal.
+    if (isUnverified(spec.target))
+      process.stderr.write(`ublk: ${formatTarget(spec.target)}: anybody can be that server: it is not verified\n`)
     this.log(live.path)
     return live
   }

@@ -140,7 +140,14 @@ function parsePaths(type: keyof typeof PATHS, words: string[]): string[] {
 function parseUri([uri, stranger]: string[]): string {
   if (uri === undefined) throw usage('nbd needs a URI', 'Example: `ublk add nbd nbd://10.0.0.5/disk`.')
   if (stranger !== undefined) throw usage(`unexpected argument ${stranger}`, FORMS)
-  return uri
+  const path = /(?<=[?&](?:socket|tls-certificates)=)(?!\/|%2F)[^&#]+/gi
+  return uri.replace(path, (relative) => encodeURIComponent(resolve(decodeURIComponent(relative))))
+}
+
+/** Whether its data may come from, and go to, whoever steps in on the way to a server with TLS. */
+export function isUnverified(target: TargetSpec): boolean {
+  if (target.type === 'fault') return isUnverified(target.over)
+  return target.type === 'nbd' && URL.parse(target.uri)?.searchParams.get('tls-verify-peer') === 'false'
 }
 
 /** A fault takes what is below it from `--over`; the other flags of targets are those of that one. */

@@ -1,7 +1,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { temporaryDirectory, ublk } from '../program.ts'
 import { add, assertNothingLeft, del, isAlive, leftovers, readText, serverPids, waitUntil } from './device.ts'
@@ -176,4 +176,38 @@ test.serial('nbd serves an export, tells of a server that is gone, and goes on w
   const nowhere = await ublk(['add', 'nbd', 'nbd://127.0.0.1:1/x'])
   t.is(nowhere.status, 1)
   t.regex(nowhere.stderr, /^ublk: NBD server 127\.0\.0\.1:1: Connection refused/)
+})
+
+test.serial('nbds serves what comes from the right server, and tells what is wrong with the others', async (t) => {
+  t.timeout(TIMEOUT_MS)
+  const directory = folder(t)
+  const pki = join(directory, 'pki')
+  execFileSync(resolve(import.meta.dirname, '../../../test/certificates'), [pki])
+  const [image, socket] = [join(directory, 'disk.img'), join(directory, 'nbd.sock')]
+  writeFileSync(image, Buffer.alloc(4 * MIB))
+  const tls = ['--tls=require', `--tls-certificates=${pki}/server`, '--tls-verify-peer']
+  const server = spawn('nbdkit', ['--foreground', '-U', socket, ...tls, 'file', image], { stdio: 'ignore' })
+  t.teardown(() => server.kill('SIGKILL'))
+  await waitUntil('nbdkit listens', () => existsSync(socket))
+  const uri = (scheme: string, more = '') => `${scheme}:///?socket=${socket}${more}`
+  const device = await add(t, 'nbd', uri('nbds+unix', `&tls-certificates=${pki}/client`))
+  t.true(write(device.path, MIB, 5))
+  await del(t, String(device.id))
+  t.is(read(image, MIB)[0], 5)
+  const refused = async (target: string, problem: RegExp): Promise<void> => {
+    const { status, stderr } = await ublk(['add', 'nbd', target])
+    t.is(status, 1, target)
+    t.regex(stderr, problem)
+  }
+  await refused(uri('nbd+unix'), /it wants TLS(?:.|\n)*nbds:/)
+  await refused(uri('nbds+unix', `&tls-certificates=${pki}/stranger`), /its certificate is from no authority that is trusted/)
+  await refused(uri('nbds+unix', `&tls-certificates=${pki}/client&tls-hostname=elsewhere`), /its certificate is for another name/)
+  const careless = await ublk([
+    'add',
+    'nbd',
+    uri('nbds+unix', `&tls-certificates=${pki}/client&tls-hostname=elsewhere&tls-verify-peer=false`),
+  ])
+  t.is(careless.status, 0, careless.stderr)
+  t.regex(careless.stderr, /anybody can be that server/)
+  await del(t, careless.stdout.match(/\d+/)?.[0] as string)
 })

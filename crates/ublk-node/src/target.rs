@@ -1,4 +1,4 @@
-//! Opens a native target: the mirrors of `TargetSpec`, `ZonedSpec`, `FaultSpec` and `NbdSpec` in src/native.ts.
+//! Opens a native target: the mirrors of `TargetSpec`, `ZonedSpec`, `FaultSpec`, `NbdSpec` and `NbdTlsSpec` in src/native.ts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use napi_derive::napi;
 use ublk::Target;
 use ublk::target::{
-    DieAt, Faults, FileOptions, Integrity, NbdAddress, NbdOptions, Op, StripeOptions, ZonedOptions, fault, file, mem,
-    mem_zero_copy, mirror, nbd, null, stripe, with_integrity, zoned,
+    DieAt, Faults, FileOptions, Integrity, NbdAddress, NbdOptions, NbdTls, Op, StripeOptions, ZonedOptions, fault,
+    file, mem, mem_zero_copy, mirror, nbd, null, stripe, with_integrity, zoned,
 };
 use ublk::uapi::IntegrityChecksum;
 
@@ -54,6 +54,28 @@ pub struct NbdSpec {
     pub export_name: String,
     /// How long requests wait for a lost connection.
     pub patience_ms: f64,
+    /// None speaks none.
+    pub tls: Option<NbdTlsSpec>,
+}
+
+/// Whom to trust at an NBD server, and who this client is.
+#[napi(object, use_nullable = true, object_to_js = false)]
+#[derive(Debug)]
+pub struct NbdTlsSpec {
+    /// Directory of the files that are not named by themselves.
+    pub certificates: Option<String>,
+    /// Authorities.
+    pub ca: Option<String>,
+    /// What they have revoked.
+    pub crl: Option<String>,
+    /// This client's certificate.
+    pub cert: Option<String>,
+    /// The key of it.
+    pub key: Option<String>,
+    /// Name in the server's certificate.
+    pub server_name: Option<String>,
+    /// Whether it is looked at.
+    pub verify_peer: bool,
 }
 
 /// What a fault does.
@@ -218,7 +240,23 @@ impl NbdSpec {
             (None, host) => NbdAddress::Tcp { host: host.clone().unwrap_or_default(), port: self.port as u16 },
         };
         let patience = Duration::from_secs_f64(self.patience_ms / 1000.0);
-        NbdOptions { address, export: self.export_name.clone(), read_only, size_bytes, block_bytes, patience }
+        let tls = self.tls.as_ref().map(NbdTlsSpec::tls);
+        NbdOptions { address, export: self.export_name.clone(), read_only, size_bytes, block_bytes, patience, tls }
+    }
+}
+
+impl NbdTlsSpec {
+    fn tls(&self) -> NbdTls {
+        let path = |path: &Option<String>| path.as_ref().map(PathBuf::from);
+        NbdTls {
+            certificates: path(&self.certificates),
+            ca: path(&self.ca),
+            crl: path(&self.crl),
+            cert: path(&self.cert),
+            key: path(&self.key),
+            server_name: self.server_name.clone(),
+            verify_peer: self.verify_peer,
+        }
     }
 }
 

@@ -135,7 +135,7 @@ fn spec_for(target: &dyn Target, mode: &str, recovery: &str) -> Result<DeviceSpe
         queues: 2,
         recovery,
         data_path: DataPath::Only(buffers),
-        shared_memory,
+        shared_memory: shared_memory.into_iter().collect(),
         queue_options: QueueOptions { batch, ..QueueOptions::default() },
         ..DeviceSpec::for_target(target)
     })

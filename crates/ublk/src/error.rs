@@ -150,6 +150,16 @@ pub enum Error {
         /// Positive errno, if a system call failed.
         errno: Option<i32>,
     },
+    /// `ERR_UBLK_NBD_TLS`
+    #[error("NBD server {server}: {problem}")]
+    NbdTls {
+        /// Its address.
+        server: String,
+        /// Sentence.
+        problem: String,
+        /// What to do next.
+        hint: &'static str,
+    },
     /// `ERR_UBLK_KERNEL`
     #[error("{}{call} failed: {}", id.map(|id| format!("device {id}: ")).unwrap_or_default(), words(source))]
     Kernel {
@@ -181,6 +191,7 @@ impl Error {
             Error::BadOption { .. } => "ERR_UBLK_INVALID_OPTION",
             Error::File { .. } => "ERR_UBLK_FILE",
             Error::Nbd { .. } => "ERR_UBLK_NBD",
+            Error::NbdTls { .. } => "ERR_UBLK_NBD_TLS",
             Error::Kernel { .. } => "ERR_UBLK_KERNEL",
         }
     }
@@ -217,7 +228,7 @@ impl Error {
                 format!("End that process (`kill {pid}`, or `kill -9 {pid}`): the kernel then fails what is open.")
             }
             Error::InvalidState { .. } => "Check `state` before the call.".into(),
-            Error::Refused { hint, .. } => (*hint).into(),
+            Error::Refused { hint, .. } | Error::NbdTls { hint, .. } => (*hint).into(),
             Error::Unsupported { since, .. } => format!("It needs Linux {since} or later."),
             Error::BadOption { .. } => "Change the options so that they fit each other.".into(),
             Error::File { errno: Some(libc::ENOENT), .. } => "Check the path, or ask for the file to be created with a size.".into(),
@@ -242,7 +253,7 @@ impl Error {
             Error::NoDevice { .. } => Some(libc::ENODEV),
             Error::Busy { .. } => Some(libc::EBUSY),
             Error::Timeout { .. } | Error::KernelStuck { .. } | Error::ServerSilent { .. } => Some(libc::ETIMEDOUT),
-            Error::InvalidState { .. } | Error::Refused { .. } | Error::BadOption { .. } => None,
+            Error::InvalidState { .. } | Error::Refused { .. } | Error::BadOption { .. } | Error::NbdTls { .. } => None,
             Error::Unsupported { .. } => Some(libc::EOPNOTSUPP),
             Error::File { errno, .. } | Error::Nbd { errno, .. } => *errno,
             Error::Kernel { source, .. } => source.raw_os_error(),

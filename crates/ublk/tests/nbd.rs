@@ -1,17 +1,22 @@
 //! The target `nbd` against nbdkit, behind real block devices. Needs a kernel with ublk, root and nbdkit: `make test-vm` runs these.
 
+#[path = "common/certificates.rs"]
+mod certificates;
 mod common;
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use certificates::Certificates;
 use common::{Live, MIB, page, spec_for};
-use ublk::target::{Faults, NbdAddress, NbdOptions, fault, nbd};
+use ublk::target::{Faults, NbdAddress, NbdOptions, NbdTls, fault, nbd};
 use ublk::{DeviceSpec, Error, Recovery};
 
 /// A running nbdkit. Dropping it kills it.
@@ -60,6 +65,7 @@ fn over(socket: &Path) -> NbdOptions {
         size_bytes: None,
         block_bytes: None,
         patience: Duration::from_secs(20),
+        tls: None,
     }
 }
 
@@ -132,13 +138,25 @@ fn an_export_keeps_what_many_requests_at_once_write() {
 #[test]
 #[ignore = "needs a ublk kernel"]
 fn a_server_that_is_killed_under_load_and_started_again_costs_no_request() {
+    kill_and_start_again(&[], None, 3);
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_tls_server_that_is_killed_under_load_and_started_again_costs_no_request() {
+    let certificates = Certificates::make();
+    let of_server = tls_of_server(&certificates);
+    kill_and_start_again(&of_server.each_ref().map(String::as_str), Some(trusting(&certificates, "client")), 1);
+}
+
+fn kill_and_start_again(of_server: &[&str], tls: Option<NbdTls>, rounds: usize) {
     let (socket, image) = (socket("restart"), std::env::temp_dir().join("ublk-nbd-restart.img"));
     std::fs::write(&image, vec![0; 8 << 20]).unwrap();
-    let arguments = ["file", image.to_str().unwrap()];
+    let arguments = [of_server, &["file", image.to_str().unwrap()]].concat();
     let mut server = Some(Server::start(&socket, &arguments));
-    let live = Live::new(nbd(over(&socket)).unwrap());
+    let live = Live::new(nbd(NbdOptions { tls, ..over(&socket) }).unwrap());
     write_from_threads(&live, 8 * MIB / 4096, || {
-        for round in 1..=3 {
+        for round in 1..=rounds {
             std::thread::sleep(Duration::from_millis(300));
             drop(server.take());
             std::thread::sleep(Duration::from_millis(300));
@@ -149,8 +167,8 @@ fn a_server_that_is_killed_under_load_and_started_again_costs_no_request() {
         std::thread::sleep(Duration::from_millis(300));
     });
     let warnings = live.warnings();
-    assert_eq!(warnings.iter().filter(|text| text.contains("is lost")).count(), 3, "{warnings:?}");
-    assert_eq!(warnings.iter().filter(|text| text.contains("new connection")).count(), 3, "{warnings:?}");
+    assert_eq!(warnings.iter().filter(|text| text.contains("is lost")).count(), rounds, "{warnings:?}");
+    assert_eq!(warnings.iter().filter(|text| text.contains("new connection")).count(), rounds, "{warnings:?}");
     drop(live);
     std::fs::remove_file(&image).unwrap();
 }
@@ -302,4 +320,131 @@ fn faults_lie_over_an_export_too_and_tcp_carries_it() {
         lengths.insert(live.read(round * 4096).0.iter().filter(|&&byte| byte == 0xee).count());
     }
     assert!(lengths.len() > 4 && !lengths.contains(&4096), "{lengths:?}");
+}
+
+/// nbdkit's options: nothing without TLS, nothing for clients without a certificate.
+fn tls_of_server(certificates: &Certificates) -> [String; 3] {
+    let directory = certificates.path("server");
+    ["--tls=require".into(), format!("--tls-certificates={}", directory.display()), "--tls-verify-peer".into()]
+}
+
+fn trusting(certificates: &Certificates, directory: &str) -> NbdTls {
+    NbdTls { certificates: Some(certificates.path(directory)), ..NbdTls::default() }
+}
+
+/// Stands before a server on a port of its own and keeps all that goes through.
+struct Wiretap {
+    port: u16,
+    heard: Arc<Mutex<Vec<u8>>>,
+    connections: Arc<Mutex<usize>>,
+}
+
+impl Wiretap {
+    fn before(server: u16) -> Wiretap {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (heard, connections) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
+        let (of_thread, counter) = (Arc::clone(&heard), Arc::clone(&connections));
+        // Ends with the process.
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
+                *counter.lock().unwrap() += 1;
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let heard = Arc::clone(&of_thread);
+                    std::thread::spawn(move || Wiretap::pass(from, to, &heard));
+                }
+            }
+        });
+        Wiretap { port, heard, connections }
+    }
+
+    fn pass(mut from: TcpStream, mut to: TcpStream, heard: &Mutex<Vec<u8>>) {
+        let mut room = vec![0; 64 << 10];
+        while let Ok(bytes @ 1..) = from.read(&mut room) {
+            heard.lock().unwrap().extend_from_slice(&room[..bytes]);
+            if to.write_all(&room[..bytes]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    }
+
+    fn has_heard(&self, what: &[u8]) -> bool {
+        self.heard.lock().unwrap().windows(what.len()).any(|window| window == what)
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn over_tls_data_is_kept_and_nobody_on_the_way_can_read_it() {
+    let certificates = Certificates::make();
+    let of_server = tls_of_server(&certificates);
+    let place = ["-i", "127.0.0.1", "-p", "10810"];
+    let arguments = [&of_server.each_ref().map(String::as_str)[..], &["memory", "16M"]].concat();
+    let _server = Server::spawn(&place, &arguments);
+    wait_until("nbdkit listens", || TcpStream::connect("127.0.0.1:10810").is_ok());
+    let wiretap = Wiretap::before(10810);
+    let address = NbdAddress::Tcp { host: "127.0.0.1".into(), port: wiretap.port };
+    let tls = Some(trusting(&certificates, "client"));
+    let target = nbd(NbdOptions { address, tls, ..over(Path::new("")) }).unwrap();
+    // A queue each on two connections.
+    let spec = DeviceSpec { queues: 2, ..spec_for(target.as_ref()) };
+    let live = Live::with(target, spec);
+    assert_eq!(*wiretap.connections.lock().unwrap(), 2);
+    assert!(write_from_threads(&live, 16 * MIB / 4096, || std::thread::sleep(Duration::from_millis(500))) > 0);
+    wiretap.heard.lock().unwrap().clear();
+    let secret = "nobody may know this but the two ";
+    common::run_with_input(
+        &["dd", &format!("of={}", live.path()), "bs=512k", "iflag=fullblock", "oflag=direct", "status=none"],
+        &secret.repeat(1 << 15),
+    );
+    assert!(live.read(0).0.starts_with(secret.as_bytes()));
+    assert!(wiretap.heard.lock().unwrap().len() > 1 << 20, "all of it goes through the wiretap");
+    assert!(!wiretap.has_heard(&secret.as_bytes()[..16]), "the data is on the wire");
+    assert!(live.warnings().is_empty(), "{:?}", live.warnings());
+    drop(live);
+    assert_eq!(threads("ublk-nbd-tls"), 0);
+}
+
+fn threads(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+    names.filter(|of_task| of_task.trim() == name).count()
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_server_is_refused_that_is_not_the_one_or_that_wants_tls_otherwise() {
+    let certificates = Certificates::make();
+    let (with_tls, without) = (socket("with-tls"), socket("without-tls"));
+    let of_server = tls_of_server(&certificates);
+    let arguments = [&of_server.each_ref().map(String::as_str)[..], &["memory", "4M"]].concat();
+    let _with = Server::start(&with_tls, &arguments);
+    let _without = Server::start(&without, &["memory", "4M"]);
+    let client = trusting(&certificates, "client");
+    let anonymous = NbdTls { ca: Some(certificates.path("ca-cert.pem")), ..NbdTls::default() };
+    let misnamed = NbdTls { server_name: Some("elsewhere".into()), ..client.clone() };
+    for (socket, tls, problem, hint) in [
+        (&without, Some(client.clone()), "it has no TLS", "--tls=require"),
+        (&with_tls, None, "it wants TLS", "Use nbds://"),
+        (
+            &with_tls,
+            Some(trusting(&certificates, "stranger")),
+            "its certificate is from no authority",
+            "tls-certificates",
+        ),
+        (&with_tls, Some(misnamed), "its certificate is for another name", "tls-hostname"),
+        (&with_tls, Some(trusting(&certificates, "revoked")), "its certificate has been revoked", ""),
+        (&with_tls, Some(anonymous), "it does not take this client's certificate, or wants one", "client-cert.pem"),
+    ] {
+        let refused = nbd(NbdOptions { tls, ..over(socket) }).err().expect(problem);
+        assert_eq!(refused.code(), "ERR_UBLK_NBD_TLS", "{refused}");
+        assert!(refused.to_string().contains(problem) && refused.hint().contains(hint), "{refused} {}", refused.hint());
+    }
+    let unverified = NbdTls { verify_peer: false, server_name: Some("elsewhere".into()), ..client };
+    let live = Live::new(nbd(NbdOptions { tls: Some(unverified), ..over(&with_tls) }).unwrap());
+    live.write(0, 7);
+    assert!(live.read(0).0 == [7; 4096]);
 }

@@ -28,7 +28,7 @@ pub use file::open as file;
 pub use integrity::{Integrity, with_integrity};
 pub use mem::{mem, mem_zero_copy};
 pub use mirror::open as mirror;
-pub use nbd::{NbdAddress, NbdOptions, nbd};
+pub use nbd::{NbdAddress, NbdOptions, NbdTls, nbd};
 pub use null::null;
 pub use stripe::{StripeOptions, open as stripe};
 pub use zoned::{ZonedOptions, zoned};

@@ -3,9 +3,8 @@
 //! Threads: whoever opens the target, each queue's when it begins, and a thread of its own for each connection that is lost. None of this
 //! is on a request's way.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +13,11 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_user_timeout};
 
-use super::protocol::{Export, negotiate};
-use super::{NbdAddress, NbdOptions};
+use super::protocol::{Export, choose, greet, start_tls};
+use super::socket::Socket;
+use super::tls::{first_answer, handshake};
+use super::tunnel::Tunnel;
+use super::{Failure, NbdAddress, NbdOptions};
 
 /// For connecting, and for each step of the negotiation.
 const STEP_LIMIT: Duration = Duration::from_secs(5);
@@ -29,45 +31,48 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that is ready for requests.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) socket: OwnedFd,
+    pub(super) socket: Socket,
     pub(super) export: Export,
+    /// What carries it through TLS.
+    pub(super) tunnel: Option<Tunnel>,
 }
 
-/// Connects and negotiates.
-pub(super) fn connect(options: &NbdOptions) -> io::Result<Connection> {
-    match &options.address {
-        NbdAddress::Tcp { host, port } => {
-            let mut stream = connect_tcp(host, *port)?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(STEP_LIMIT))?;
-            stream.set_write_timeout(Some(STEP_LIMIT))?;
-            let export = named(&mut stream, &options.export)?;
-            stream.set_read_timeout(None)?;
-            stream.set_write_timeout(None)?;
-            set_socket_keepalive(&stream, true)?;
-            set_tcp_keepidle(&stream, SILENCE_LIMIT)?;
-            set_tcp_user_timeout(&stream, SILENCE_LIMIT.as_millis() as u32)?;
-            Ok(Connection { socket: stream.into(), export })
-        }
-        NbdAddress::Unix { path } => {
-            let mut stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(STEP_LIMIT))?;
-            stream.set_write_timeout(Some(STEP_LIMIT))?;
-            let export = named(&mut stream, &options.export)?;
-            stream.set_read_timeout(None)?;
-            stream.set_write_timeout(None)?;
-            Ok(Connection { socket: stream.into(), export })
-        }
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.socket.hang_up(); // the tunnel's thread ends, and is waited for next
     }
 }
 
-/// A time-out shows as EAGAIN, which says nothing to anybody.
-fn named(stream: &mut (impl Read + Write), export: &str) -> io::Result<Export> {
-    negotiate(stream, export).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => io::Error::from_raw_os_error(libc::ETIMEDOUT),
-        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it hung up"),
-        _ => error,
-    })
+/// Connects and negotiates.
+pub(super) fn connect(options: &NbdOptions) -> Result<Connection, Failure> {
+    let client = options.tls.as_ref().map(|tls| tls.client(&options.address)).transpose()?;
+    let mut socket = open(&options.address)?;
+    socket.set_limit(Some(STEP_LIMIT))?;
+    greet(&mut socket)?;
+    let Some(client) = client else {
+        let export = choose(&mut socket, &options.export)?;
+        socket.set_limit(None)?;
+        return Ok(Connection { socket, export, tunnel: None });
+    };
+    start_tls(&mut socket)?;
+    let mut session = handshake(client, socket)?;
+    let export = first_answer(choose(&mut session, &options.export))?;
+    let (socket, tunnel) = Tunnel::through(session)?;
+    Ok(Connection { socket, export, tunnel: Some(tunnel) })
+}
+
+fn open(address: &NbdAddress) -> io::Result<Socket> {
+    match address {
+        NbdAddress::Tcp { host, port } => {
+            let stream = connect_tcp(host, *port)?;
+            stream.set_nodelay(true)?;
+            set_socket_keepalive(&stream, true)?;
+            set_tcp_keepidle(&stream, SILENCE_LIMIT)?;
+            set_tcp_user_timeout(&stream, SILENCE_LIMIT.as_millis() as u32)?;
+            Ok(stream.into())
+        }
+        NbdAddress::Unix { path } => Ok(UnixStream::connect(path)?.into()),
+    }
 }
 
 fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {

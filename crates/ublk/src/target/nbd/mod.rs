@@ -2,17 +2,22 @@
 //!
 //! Each queue thread has a connection of its own, where the server allows several (CAN_MULTI_CONN). Many requests are on their way over
 //! each at a time (queue.rs). A connection that is lost is made again, and what was not answered is asked again (connect.rs): NBD's requests
-//! may be repeated.
+//! may be repeated. With TLS a thread stands between the queue's socket and the network (tunnel.rs).
 
 mod connect;
 mod protocol;
 mod queue;
+mod socket;
+mod tls;
+mod tunnel;
+#[cfg(test)]
+mod tunnel_tests;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fmt, io};
 
 use super::{Geometry, QueueTarget, Report, Target};
 use crate::error::words;
@@ -20,6 +25,7 @@ use crate::{BufferMode, CharDevice, Error};
 use connect::{Connection, connect};
 use protocol::Export;
 use queue::NbdQueue;
+pub use tls::NbdTls;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,14 +68,43 @@ pub struct NbdOptions {
     pub block_bytes: Option<u32>,
     /// How long requests wait for a lost connection before they fail with EIO.
     pub patience: Duration,
+    /// Speak TLS, and with nobody who does not; None speaks it with nobody.
+    pub tls: Option<NbdTls>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{}", words(.0))]
+    Io(io::Error),
+    #[error("{0}")]
+    Refused(String),
+    /// One side wants TLS and the other does not, or not such.
+    #[error("{problem}")]
+    Tls { problem: String, hint: &'static str },
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return tls::about(error);
+        }
+        match error.kind() {
+            // A time-out shows as EAGAIN, which says nothing to anybody.
+            io::ErrorKind::WouldBlock => Failure::Io(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+            io::ErrorKind::UnexpectedEof => Failure::Io(io::Error::new(error.kind(), "it hung up")),
+            _ => Failure::Io(error),
+        }
+    }
 }
 
 /// Connects to an export.
 ///
 /// # Errors
-/// [`Error::Nbd`] naming the server, and what it refused or what failed.
+/// [`Error::Nbd`] naming the server, and what it refused or what failed; [`Error::NbdTls`] when it is not known for who it should be, or one
+/// of the two wants TLS and the other does not.
 pub fn nbd(options: NbdOptions) -> Result<Arc<dyn Target>, Error> {
-    let connection = connect(&options).map_err(|source| failed(&options, &source))?;
+    let connection = connect(&options).map_err(|failure| failed(&options, failure))?;
     let geometry = geometry(&connection.export, &options)?;
     let shared = Shared {
         options: Arc::new(options),
@@ -111,8 +146,13 @@ fn geometry(export: &Export, options: &NbdOptions) -> Result<Geometry, Error> {
     })
 }
 
-fn failed(options: &NbdOptions, source: &std::io::Error) -> Error {
-    Error::Nbd { server: options.address.to_string(), problem: words(source), errno: source.raw_os_error() }
+fn failed(options: &NbdOptions, failure: Failure) -> Error {
+    let server = options.address.to_string();
+    match failure {
+        Failure::Tls { problem, hint } => Error::NbdTls { server, problem, hint },
+        Failure::Io(source) => Error::Nbd { server, problem: words(&source), errno: source.raw_os_error() },
+        Failure::Refused(problem) => Error::Nbd { server, problem, errno: None },
+    }
 }
 
 fn rule(options: &NbdOptions, problem: &str) -> Error {
@@ -147,7 +187,7 @@ struct Nbd {
 impl Nbd {
     fn connection(&self) -> Result<Connection, Error> {
         let spare = lock(&self.spare).take();
-        spare.map_or_else(|| connect(&self.shared.options).map_err(|source| failed(&self.shared.options, &source)), Ok)
+        spare.map_or_else(|| connect(&self.shared.options).map_err(|failure| failed(&self.shared.options, failure)), Ok)
     }
 }
 

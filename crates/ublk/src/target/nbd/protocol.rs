@@ -1,4 +1,4 @@
-//! The NBD protocol as a client speaks it: fixed newstyle negotiation with NBD_OPT_GO, requests, simple replies.
+//! The NBD protocol as a client speaks it: fixed newstyle negotiation with NBD_OPT_STARTTLS and NBD_OPT_GO, requests, simple replies.
 //!
 //! Numbers are big endian. Structured replies are not asked for, so the server sends none.
 
@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use ublk_uapi::IoFlags;
 
 use super::super::{Op, Request};
+use super::Failure;
 
 const SERVER_MAGIC: u64 = 0x4e42_444d_4147_4943; // "NBDMAGIC"
 const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054; // "IHAVEOPT"
@@ -16,6 +17,7 @@ const REPLY_MAGIC: u32 = 0x6744_6698;
 
 const FLAG_FIXED_NEWSTYLE: u16 = 1;
 const FLAG_NO_ZEROES: u16 = 2;
+const OPT_STARTTLS: u32 = 5;
 const OPT_GO: u32 = 7;
 const REP_ACK: u32 = 1;
 const REP_INFO: u32 = 3;
@@ -57,11 +59,11 @@ impl Export {
     }
 }
 
-/// Brings a fresh connection to the transmission phase.
+/// Takes the server's greeting and answers it: the server then waits for options.
 ///
 /// # Errors
-/// What the server refused, or did not say as it should (`InvalidData`); the connection's own errors.
-pub(super) fn negotiate(stream: &mut (impl Read + Write), export_name: &str) -> io::Result<Export> {
+/// What the server did not say as it should; the connection's own errors.
+pub(super) fn greet(stream: &mut (impl Read + Write)) -> Result<(), Failure> {
     let (magic, option) = (read_u64(stream)?, read_u64(stream)?);
     if magic != SERVER_MAGIC || option != OPTION_MAGIC {
         return Err(refused("it speaks no NBD, or only its oldest form"));
@@ -71,11 +73,35 @@ pub(super) fn negotiate(stream: &mut (impl Read + Write), export_name: &str) -> 
         return Err(refused("it does not negotiate (no fixed newstyle)"));
     }
     stream.write_all(&u32::from(flags & (FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES)).to_be_bytes())?;
-    stream.write_all(&go(export_name))?;
+    Ok(())
+}
+
+/// Asks for TLS. What comes next from the server is its part of the handshake.
+///
+/// # Errors
+/// [`Failure::Tls`] when the server has none: there is no going on without.
+pub(super) fn start_tls(stream: &mut (impl Read + Write)) -> Result<(), Failure> {
+    stream.write_all(&option(OPT_STARTTLS, &[]))?;
+    match option_reply(stream, OPT_STARTTLS)? {
+        (REP_ACK, _) => Ok(()),
+        (kind, data) if kind & REP_ERROR != 0 => Err(Failure::Tls {
+            problem: with_reason("it has no TLS", &data),
+            hint: "Give the server a certificate (nbdkit: --tls=require --tls-certificates=DIR), or use nbd:// where nobody can listen or step in.",
+        }),
+        _ => Err(refused("it answered an option with something unknown")),
+    }
+}
+
+/// Chooses the export, and with it brings the connection to the transmission phase.
+///
+/// # Errors
+/// What the server refused, or did not say as it should; the connection's own errors.
+pub(super) fn choose(stream: &mut (impl Read + Write), export_name: &str) -> Result<Export, Failure> {
+    stream.write_all(&option(OPT_GO, &go(export_name)))?;
     let mut export = Export { size_bytes: 0, flags: 0, min_block_bytes: 1, max_payload_bytes: DEFAULT_MAX_PAYLOAD };
     let mut has_size = false;
     loop {
-        let (kind, data) = option_reply(stream)?;
+        let (kind, data) = option_reply(stream, OPT_GO)?;
         match (kind, info_type(&data)) {
             (REP_ACK, _) if has_size => return Ok(export),
             (REP_ACK, _) => return Err(refused("it named no size")),
@@ -97,21 +123,23 @@ pub(super) fn negotiate(stream: &mut (impl Read + Write), export_name: &str) -> 
 
 fn go(export_name: &str) -> Vec<u8> {
     let name = export_name.as_bytes();
-    let mut option = Vec::new();
-    option.extend_from_slice(&OPTION_MAGIC.to_be_bytes());
-    option.extend_from_slice(&OPT_GO.to_be_bytes());
-    option.extend_from_slice(&(name.len() as u32 + 8).to_be_bytes());
-    option.extend_from_slice(&(name.len() as u32).to_be_bytes());
-    option.extend_from_slice(name);
-    option.extend_from_slice(&1_u16.to_be_bytes());
-    option.extend_from_slice(&INFO_BLOCK_SIZE.to_be_bytes());
-    option
+    let mut data = Vec::new();
+    data.extend_from_slice(&(name.len() as u32).to_be_bytes());
+    data.extend_from_slice(name);
+    data.extend_from_slice(&1_u16.to_be_bytes());
+    data.extend_from_slice(&INFO_BLOCK_SIZE.to_be_bytes());
+    data
 }
 
-fn option_reply(stream: &mut impl Read) -> io::Result<(u32, Vec<u8>)> {
+fn option(number: u32, data: &[u8]) -> Vec<u8> {
+    let length = data.len() as u32;
+    [&OPTION_MAGIC.to_be_bytes()[..], &number.to_be_bytes(), &length.to_be_bytes(), data].concat()
+}
+
+fn option_reply(stream: &mut impl Read, to: u32) -> Result<(u32, Vec<u8>), Failure> {
     let (magic, option) = (read_u64(stream)?, read_u32(stream)?);
     let (kind, length) = (read_u32(stream)?, read_u32(stream)?);
-    if magic != OPTION_REPLY_MAGIC || option != OPT_GO || length > MAX_OPTION_REPLY {
+    if magic != OPTION_REPLY_MAGIC || option != to || length > MAX_OPTION_REPLY {
         return Err(refused("it answered an option that was not asked"));
     }
     let mut data = vec![0; length as usize];
@@ -123,23 +151,33 @@ fn info_type(data: &[u8]) -> Option<u16> {
     data.get(..2).map(|data| u16::from_be_bytes(array(data)))
 }
 
-fn option_error(kind: u32, data: &[u8], export_name: &str) -> io::Error {
+fn option_error(kind: u32, data: &[u8], export_name: &str) -> Failure {
     let what = match kind & !REP_ERROR {
         1 => "it does not know NBD_OPT_GO (too old)".to_owned(),
         2 => "its policy forbids it".to_owned(),
-        5 => "it wants TLS, which this client does not have".to_owned(),
+        5 => {
+            return Failure::Tls {
+                problem: with_reason("it wants TLS", data),
+                hint: "Use nbds:// (or nbds+unix://), with ?tls-certificates=DIR if its certificate is from an authority of your own.",
+            };
+        }
         6 => format!("it has no export {export_name:?}"),
         7 => "it is shutting down".to_owned(),
         number => format!("it refused the export (error {number})"),
     };
+    Failure::Refused(with_reason(&what, data))
+}
+
+/// A server may say why it refuses.
+fn with_reason(what: &str, data: &[u8]) -> String {
     match std::str::from_utf8(data) {
-        Ok(text) if !text.trim().is_empty() => refused(&format!("{what}: {}", text.trim())),
-        _ => refused(&what),
+        Ok(text) if !text.trim().is_empty() => format!("{what}: {}", text.trim()),
+        _ => what.to_owned(),
     }
 }
 
-fn refused(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+fn refused(what: &str) -> Failure {
+    Failure::Refused(what.to_owned())
 }
 
 /// A request; None for operations that NBD does not have.
@@ -240,10 +278,10 @@ mod tests {
         [&head[..], &(data.len() as u32).to_be_bytes(), data].concat()
     }
 
-    fn negotiated(answers: &[Vec<u8>]) -> (io::Result<Export>, Vec<u8>) {
+    fn negotiated(answers: &[Vec<u8>]) -> (Result<Export, Failure>, Vec<u8>) {
         let greeting = [&SERVER_MAGIC.to_be_bytes()[..], &OPTION_MAGIC.to_be_bytes(), &3_u16.to_be_bytes()].concat();
         let mut script = Script { answers: io::Cursor::new([greeting, answers.concat()].concat()), said: Vec::new() };
-        (negotiate(&mut script, "disk"), script.said)
+        (greet(&mut script).and_then(|()| choose(&mut script, "disk")), script.said)
     }
 
     #[test]
@@ -262,13 +300,25 @@ mod tests {
     fn what_a_server_refuses_is_told() {
         for (answers, problem) in [
             (vec![reply(REP_ERROR | 6, b"no such thing")], "it has no export \"disk\": no such thing"),
-            (vec![reply(REP_ERROR | 5, b"")], "it wants TLS, which this client does not have"),
+            (vec![reply(REP_ERROR | 5, b"")], "it wants TLS"),
             (vec![reply(REP_ACK, b"")], "it named no size"),
             (vec![b"HTTP/1.1 400 Bad Request and so on".to_vec()], "it answered an option that was not asked"),
         ] {
             assert_eq!(negotiated(&answers).0.unwrap_err().to_string(), problem);
         }
-        assert_eq!(negotiated(&[]).0.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(negotiated(&[]).0.unwrap_err().to_string(), "it hung up");
+    }
+
+    #[test]
+    fn a_server_without_tls_is_asked_nothing_more() {
+        for (answer, problem) in [(REP_ERROR | 1, "it has no TLS: what?"), (REP_ERROR | 2, "it has no TLS: what?")] {
+            let mut answer = reply(answer, b"what?");
+            answer[8..12].copy_from_slice(&OPT_STARTTLS.to_be_bytes());
+            let mut script = Script { answers: io::Cursor::new(answer), said: Vec::new() };
+            let refusal = start_tls(&mut script).unwrap_err();
+            assert!(matches!(&refusal, Failure::Tls { problem: told, .. } if told == problem), "{refusal}");
+            assert_eq!(script.said, b"IHAVEOPT\0\0\0\x05\0\0\0\0");
+        }
     }
 
     #[test]

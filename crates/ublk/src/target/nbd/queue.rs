@@ -13,18 +13,18 @@
 //! again from its beginning. One of them looks from time to time whether it is there, and when patience is at its end all fail.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use rustix::net::{Shutdown, shutdown};
 use ublk_executor::Mapping;
 use ublk_uapi::IoFlags;
 
 use super::Shared;
 use super::connect::{Connection, Reconnection};
 use super::protocol::{Export, REPLY_BYTES, REQUEST_BYTES, decode, encode};
+use super::tunnel::Tunnel;
 use crate::error::words;
 use crate::target::{BufferAddress, Io, Op, Progress, QueueTarget, Request, SocketIo, WOKEN};
 use crate::{CharDevice, Error};
@@ -196,7 +196,7 @@ impl NbdQueue {
         }
         match &self.link {
             Link::Up(connection) => {
-                let socket = connection.socket.as_raw_fd();
+                let socket = connection.socket.as_fd().as_raw_fd();
                 self.send_next(socket, io);
                 self.receive_next(socket, io);
             }
@@ -330,15 +330,25 @@ impl NbdQueue {
         match result {
             _ if !matches!(self.link, Link::Up(_)) => None,
             1.. => Some(result as u32),
-            0 => {
-                self.lose("the server hung up");
-                None
-            }
             errno if errno == -libc::EAGAIN || errno == -libc::EINTR => Some(0),
-            errno => {
-                self.lose(&words(&std::io::Error::from_raw_os_error(-errno)));
+            end => {
+                self.lose(&self.why(end));
                 None
             }
+        }
+    }
+
+    /// What ended the connection, when `end` came of an operation on it.
+    #[cold]
+    fn why(&self, end: i32) -> String {
+        let tunnel = match &self.link {
+            Link::Up(connection) => connection.tunnel.as_ref(),
+            _ => None,
+        };
+        match tunnel.and_then(Tunnel::end) {
+            Some(why) => why.to_owned(),
+            None if end == 0 => "the server hung up".to_owned(),
+            None => words(&std::io::Error::from_raw_os_error(-end)),
         }
     }
 
@@ -369,7 +379,7 @@ impl NbdQueue {
         let Link::Up(connection) = std::mem::replace(&mut self.link, none) else { return };
         let server = &self.shared.options.address;
         self.shared.tell(format!("the connection to {server} is lost ({why}); it is being made again"));
-        let _ = shutdown(&connection.socket, Shutdown::Both);
+        connection.socket.hang_up();
         self.link = Link::Ending { _socket: connection };
         self.to_send.clear();
         self.reading = None;
