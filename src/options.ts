@@ -141,6 +141,8 @@ const MAX_PHYSICAL_BLOCK_SIZE = 64 * KIB
 /** After 30 s the kernel kills an unprivileged server (`ublk_timeout` in ublk_drv.c); the rest is for answering ETIMEDOUT ourselves. */
 const REQUEST_TIMEOUT_LIMIT_MS = 30_000
 const DEFAULT_REQUEST_TIMEOUT_MS = 20_000
+/** For a lost NBD connection of an unprivileged device: a network that loses everything is noticed after 10 s, and that is before them. */
+const USER_PATIENCE_MS = 15_000
 
 /** One slab is one allocation; beyond this a typing error is likelier than a wish. */
 const MAX_SLAB_BYTES = 4 * 1024 * MIB
@@ -242,6 +244,8 @@ export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): D
   if (options.integrity !== null) checkIntegrityDevice(target, options)
   if (options.unprivileged) checkUnprivileged(options, base)
   const readOnly = (options.readOnly ?? false) || base.readOnly
+  const nbd =
+    options.unprivileged && base.nbd !== null ? { ...base.nbd, patienceMs: Math.min(base.nbd.patienceMs, USER_PATIENCE_MS) } : base.nbd
   return {
     ...commonSpec(options),
     sizeBytes,
@@ -253,7 +257,7 @@ export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): D
     fua: false,
     discard: false,
     writeZeroes: false,
-    target: onBase(target, { sizeBytes, readOnly }),
+    target: onBase(target, { sizeBytes, readOnly, nbd }),
   }
 }
 

@@ -83,7 +83,10 @@ export interface NbdOptions {
   size?: Size
   /** Send no writes: the device is read-only. Default false, and true for an export that is only read. */
   readOnly?: boolean
-  /** How long requests wait for a connection that was lost, in milliseconds, up to an hour, before they fail with EIO. Default 20000. */
+  /**
+   * How long requests wait for a connection that was lost, in milliseconds, up to an hour, before they fail with EIO. Default 20000; an
+   * unprivileged device waits no longer than 15000.
+   */
   patienceMs?: number
   /** For `nbds:` and `nbds+unix:`: whom to trust. Default: this system's authorities, and a certificate for the host of the URI. */
   tls?: NbdTlsOptions

@@ -267,6 +267,12 @@ test('targets check their own options', (t) => {
   t.throws(() => mirror({ paths: Array(9).fill('/a') }), { code: 'ERR_OUT_OF_RANGE', message: /^mirror.paths.length/ })
   t.throws(() => mirror({ paths: ['/a', ''] }), { code: 'ERR_INVALID_ARG_VALUE', message: /^mirror.paths/ })
   const nbdOf = (uri: string) => nbd(uri).spec.nbd
+  const patience = (unprivileged: boolean, patienceMs?: number) => {
+    const backend = fault(nbd('nbd://host', patienceMs === undefined ? {} : { patienceMs }), {})
+    return targetDeviceSpec(checkOptions({ backend, unprivileged }), backend.spec).target?.over[0]?.nbd?.patienceMs
+  }
+  // Else the kernel kills the server of such a device before its requests fail.
+  t.deepEqual([patience(false), patience(true), patience(true, 60_000), patience(true, 500)], [20_000, 15_000, 15_000, 500])
   t.like(nbdOf('nbd://host/a%20b/c'), { host: 'host', port: 10809, socket: null, exportName: 'a b/c', patienceMs: 20_000 })
   t.like(nbdOf('nbd://[::1]:99'), { host: '::1', port: 99, exportName: '' })
   t.like(nbdOf('nbd+unix:///disk?socket=/run/x.sock'), { host: null, socket: '/run/x.sock', exportName: 'disk' })

@@ -420,7 +420,7 @@ fn quiesce_hands_a_device_over_under_load_and_loses_nothing() {
 #[test]
 #[ignore = "needs a ublk kernel"]
 fn a_device_with_recovery_is_stopped_from_outside_under_flushes() {
-    for round in 0..6 {
+    for round in 0..4 {
         let recovery = [Recovery::Requeue, Recovery::Reissue][round % 2];
         let mut server = Server::of(recovery);
         let loads: Vec<Load> = (0..4).map(|lane| Load::of_durable_writes(server.id, lane)).collect();
