@@ -7,6 +7,7 @@
 //!
 //! `user_data`: 32 bits of the client's in the upper half; below them the client's number, where no other operation has one.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
@@ -43,25 +44,27 @@ pub(crate) struct Externals {
 #[derive(Debug, Default)]
 struct Client {
     is_there: bool,
-    in_flight: usize,
+    in_flight: Rc<Cell<usize>>,
     batch: Vec<Completion>,
     waker: Option<Waker>,
 }
 
 impl Externals {
-    fn add(&mut self, batch: usize) -> Option<usize> {
+    /// Its number, and the count of its operations under way.
+    fn add(&mut self, batch: usize) -> Option<(usize, Rc<Cell<usize>>)> {
         // A place whose operations have not ended is not given to the next one, who would get their completions.
-        let free = self.clients.iter().position(|client| !client.is_there && client.in_flight == 0);
+        let free = self.clients.iter().position(|client| !client.is_there && client.in_flight.get() == 0);
         let index = free.unwrap_or(self.clients.len());
         if index == MOST_CLIENTS {
             return None;
         }
         let client = Client { is_there: true, batch: Vec::with_capacity(batch), ..Client::default() };
+        let in_flight = Rc::clone(&client.in_flight);
         match self.clients.get_mut(index) {
             Some(place) => *place = client,
             None => self.clients.push(client),
         }
-        Some(index)
+        Some((index, in_flight))
     }
 
     /// The common case, that a batch of one kind is for a client which has taken its last one: exchanges the vectors. False, and nothing is
@@ -73,7 +76,7 @@ impl Externals {
         else {
             return false;
         };
-        client.in_flight = client.in_flight.saturating_sub(batch.len());
+        client.in_flight.set(client.in_flight.get().saturating_sub(batch.len()));
         mem::swap(&mut client.batch, batch);
         if client.waker.is_some() {
             wakers.extend(client.waker.take());
@@ -84,7 +87,7 @@ impl Externals {
     #[inline]
     pub(crate) fn complete(&mut self, index: usize, completion: Completion, wakers: &mut Vec<Waker>) {
         let Some(client) = self.clients.get_mut(index) else { return };
-        client.in_flight = client.in_flight.saturating_sub(usize::from(!completion.more()));
+        client.in_flight.set(client.in_flight.get().saturating_sub(usize::from(!completion.more())));
         if client.is_there {
             client.batch.push(completion);
             wakers.extend(client.waker.take());
@@ -92,7 +95,7 @@ impl Externals {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.clients.iter().map(|client| client.in_flight).sum()
+        self.clients.iter().map(|client| client.in_flight.get()).sum()
     }
 }
 
@@ -114,6 +117,7 @@ impl Completion {
 pub struct External {
     core: Rc<Core>,
     index: usize,
+    in_flight: Rc<Cell<usize>>,
 }
 
 assert_not_impl!(External, Send);
@@ -129,7 +133,7 @@ impl External {
         let added = core.with_reactor(|reactor| reactor.map(|reactor| reactor.externals.add(batch)));
         let full = || std::io::Error::from_raw_os_error(libc::ENOSPC);
         match added {
-            Some(Some(index)) => Ok(External { core, index }),
+            Some(Some((index, in_flight))) => Ok(External { core, index, in_flight }),
             Some(None) => Err(RingError::Kernel { call: "a client of the ring", source: full() }),
             None => Err(has_ended()),
         }
@@ -148,12 +152,10 @@ impl External {
         entry.set_user_data(u64::from(data) << 32 | u64::from(FIRST_CLIENT + self.index as u32));
         self.with_reactor(|reactor| {
             // SAFETY: the caller's promise.
-            unsafe { reactor.port.push(entry) }?;
-            if let Some(client) = reactor.externals.clients.get_mut(self.index) {
-                client.in_flight += 1;
-            }
-            Ok(())
-        })
+            unsafe { reactor.port.push(entry) }
+        })?;
+        self.in_flight.set(self.in_flight.get() + 1);
+        Ok(())
     }
 
     /// [`External::push`] of an operation whose success is not told: only its failure has a completion.

@@ -29,14 +29,14 @@ use ublk_executor::external::External;
 use ublk_executor::{Completion, LocalExecutor, Wait, clock};
 use ublk_uapi::{IoFlags, RES_ABORT, RES_NEED_GET_DATA, RES_OK};
 
-use crate::device::{CharDevice, ZeroCopyFallback};
+use crate::device::CharDevice;
 use crate::{BufferMode, Error};
 use batch::{Arrival, Batches, Element};
 use descriptors::Descriptors;
 pub use request::{Op, Request};
 pub use stats::{OpStats, QueueStats, Stats};
 pub use submit::{BackingIo, BufferAddress, SocketIo};
-use submit::{Files, Label};
+use submit::{Files, Label, auto_buffer};
 
 /// Submission entries beyond which a larger ring gains nothing: a full one submits itself.
 const MAX_SUBMISSIONS: u32 = 4096;
@@ -93,6 +93,8 @@ pub struct Slot {
 #[derive(Clone, Copy)]
 struct TagState {
     slot: Slot,
+    /// What its commands say about the fixed buffer that the driver makes of a request's pages; 0 where it makes none.
+    auto_buffer: u64,
     /// Index of the slot's hardware queue in `descriptors`.
     area: u16,
     owner: Owner,
@@ -115,8 +117,6 @@ pub struct Queue {
     device: Arc<CharDevice>,
     /// The mode of the device's buffers, looked at for each request.
     buffers: BufferMode,
-    /// The driver registers requests' pages by itself, and what it does when it cannot.
-    auto_buffers: Option<ZeroCopyFallback>,
     files: Files,
     /// Where requests come and go many at a time.
     batches: Option<Box<Batches>>,
@@ -177,7 +177,6 @@ impl Queue {
             descriptors,
             device: Arc::clone(device),
             buffers: device.buffers(),
-            auto_buffers: (device.buffers() == BufferMode::AutoZeroCopy).then(|| device.options().fallback),
             files,
             batches: batches.map(Box::new),
             delays: vec![Timespec::new(); tags.len()].into_boxed_slice(),
@@ -529,8 +528,13 @@ fn map_slots(device: &CharDevice, slots: &[Slot]) -> Result<(Vec<Descriptors>, V
     queues.sort_unstable();
     queues.dedup();
     let descriptors = queues.iter().map(|&queue| Descriptors::map(device, queue)).collect::<Result<_, _>>()?;
-    let tags = slots.iter().map(|&slot| TagState {
+    let auto_buffer = |tag| match device.buffers() {
+        BufferMode::AutoZeroCopy => auto_buffer(device.options().fallback, tag as u16),
+        _ => 0,
+    };
+    let tags = slots.iter().enumerate().map(|(tag, &slot)| TagState {
         slot,
+        auto_buffer: auto_buffer(tag),
         area: queues.partition_point(|&queue| queue < slot.queue) as u16,
         owner: Owner::Nobody,
         fetching_data: false,

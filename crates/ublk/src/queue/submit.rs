@@ -9,7 +9,7 @@ use ublk_executor::external::External;
 use ublk_uapi::{AutoBufReg, AutoBufRegFlags, IoBufPosition, IoCmd, IoCmdOp};
 
 use super::batch::Element;
-use super::{Queue, Slot};
+use super::{Queue, Slot, TagState};
 use crate::Error;
 use crate::device::ZeroCopyFallback;
 
@@ -244,9 +244,8 @@ impl Queue {
 
     #[inline(always)]
     fn push_command(&mut self, op: IoCmdOp, tag: u16, result: i32, buffer: BufferAddress) -> Result<(), Error> {
-        // With AUTO_BUF_REG the SQE's own address names the slot in the ring's buffer table: the tag.
-        let auto_buffer = self.auto_buffers.map(|fallback| auto_buffer(fallback, tag));
-        let entry = self.command(op, tag, result, buffer.0, auto_buffer);
+        let TagState { slot, auto_buffer, .. } = self.tags[usize::from(tag)];
+        let entry = self.command(op, slot, result, buffer.0, auto_buffer);
         self.push(entry, Label::command(tag))
     }
 
@@ -267,11 +266,10 @@ impl Queue {
     }
 
     #[inline(always)]
-    fn command(&self, op: IoCmdOp, tag: u16, result: i32, addr: u64, auto_buffer: Option<u64>) -> Entry {
-        let slot = self.tags[usize::from(tag)].slot;
+    fn command(&self, op: IoCmdOp, slot: Slot, result: i32, addr: u64, auto_buffer: u64) -> Entry {
         let command = IoCmd { q_id: slot.queue, tag: slot.tag, result, addr };
         on_file!(self.files, CHAR_DEVICE, |file| {
-            opcode::UringCmd16::new(file, op.ioctl_code()).cmd(command.to_sqe_bytes()).addr(auto_buffer).build()
+            opcode::UringCmd16::new(file, op.ioctl_code()).cmd(command.to_sqe_bytes()).addr(Some(auto_buffer)).build()
         })
     }
 
@@ -288,7 +286,8 @@ impl Queue {
 
     #[inline]
     fn push_registration(&mut self, op: IoCmdOp, tag: u16) -> Result<(), Error> {
-        let entry = self.command(op, tag, 0, u64::from(tag), None);
+        let slot = self.tags[usize::from(tag)].slot;
+        let entry = self.command(op, slot, 0, u64::from(tag), 0);
         // SAFETY: the command points to no memory.
         let pushed = unsafe { self.external.push_silent(entry, Label::registration(tag).0) };
         pushed.map_err(|error| self.broken_ring(error))
@@ -455,8 +454,8 @@ impl Queue {
     }
 }
 
-#[inline]
-fn auto_buffer(fallback: ZeroCopyFallback, tag: u16) -> u64 {
+/// With AUTO_BUF_REG the SQE's own address names the slot in the ring's buffer table: the tag.
+pub(super) fn auto_buffer(fallback: ZeroCopyFallback, tag: u16) -> u64 {
     let flags = match fallback {
         ZeroCopyFallback::Off => AutoBufRegFlags::empty(),
         ZeroCopyFallback::On | ZeroCopyFallback::Always => AutoBufRegFlags::FALLBACK,
