@@ -106,7 +106,7 @@ test.serial(
     )
     t.is(
       (await ublk(['serve', '--check', '-c', join(directory.path, 'main.json')])).stdout,
-      `${join(directory.path, 'main.json')}: 5 devices\n`,
+      `${join(directory.path, 'main.json')}: 7 devices\n`,
     )
   },
 )
