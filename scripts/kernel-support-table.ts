@@ -30,7 +30,7 @@ export const flagTests: Readonly<Record<string, string>> = {
   USER_RECOVERY: `${RECOVERY}: a_killed_servers_device_goes_on_under_the_next_one_within_a_second`,
   USER_RECOVERY_REISSUE: `${RECOVERY}: a_killed_servers_device_goes_on_under_the_next_one_within_a_second`,
   UNPRIVILEGED_DEV: 'crates/ublk/tests/unprivileged.rs: a_user_adds_uses_and_removes_a_device_that_others_cannot_touch',
-  CMD_IOCTL_ENCODE: HEADER,
+  CMD_IOCTL_ENCODE: 'crates/ublk/src/control/opcodes.rs: plain_numbers_serve_a_device',
   USER_COPY: MODES,
   ZONED: `${ZONED}: the_zones_are_reported_as_asked_for`,
   USER_RECOVERY_FAIL_IO: `${RECOVERY}: a_killed_servers_device_goes_on_under_the_next_one_within_a_second`,

@@ -34,7 +34,7 @@ export const FEATURE_USES: Readonly<Record<string, string>> = {
   UBLK_F_USER_RECOVERY: "recovery 'requeue', 'reissue' and 'fail-io'",
   UBLK_F_USER_RECOVERY_REISSUE: "recovery 'reissue'",
   UBLK_F_UNPRIVILEGED_DEV: 'unprivileged',
-  UBLK_F_CMD_IOCTL_ENCODE: 'always: asked for, and forced on',
+  UBLK_F_CMD_IOCTL_ENCODE: 'always: asked for, and forced on; kernels before it are sent plain numbers',
   UBLK_F_USER_COPY: "dataPath 'user-copy': also what zoned() and integrity need",
   UBLK_F_ZONED: 'zoned()',
   UBLK_F_USER_RECOVERY_FAIL_IO: "recovery 'fail-io'",

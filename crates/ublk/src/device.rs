@@ -19,7 +19,7 @@ use ublk_uapi::{
     Sectors, Zone,
 };
 
-use crate::control::{Control, Deletion, block_path, char_path};
+use crate::control::{Control, Deletion, Opcodes, block_path, char_path};
 use crate::shared_memory::SharedTable;
 use crate::target::{Integrity, ZonedGeometry};
 use crate::{DeviceId, DeviceInfo, Error, SharedMemory, Target};
@@ -416,10 +416,15 @@ pub struct CharDevice {
     buffers: BufferMode,
     options: QueueOptions,
     shared_memory: Arc<SharedTable>,
+    opcodes: Opcodes,
     is_given_up: AtomicBool,
 }
 
 impl CharDevice {
+    /// How the kernel numbers the commands for tags.
+    pub(crate) fn opcodes(&self) -> Opcodes {
+        self.opcodes
+    }
     /// N of /dev/ublkcN.
     pub fn id(&self) -> DeviceId {
         self.id
@@ -648,6 +653,7 @@ impl Device {
             buffers: self.buffers,
             options: self.spec.queue_options,
             shared_memory: Arc::clone(&self.shared_memory),
+            opcodes: self.control.opcodes(),
             is_given_up: AtomicBool::new(false),
         });
         self.char_device = Some(Arc::clone(&char_device));

@@ -4,6 +4,7 @@
 //! the caller blocks until the answer or the deadline.
 
 mod info;
+mod opcodes;
 mod recovery;
 mod shared_memory;
 mod thread;
@@ -16,6 +17,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{DeviceId, Error};
 pub use info::{DeviceInfo, list};
+pub(crate) use opcodes::Opcodes;
 use thread::ControlThread;
 
 /// Time for a command that only does arithmetic and allocation in the driver.
@@ -71,6 +73,20 @@ impl Control {
         Ok(Features::read_from_bytes(&bytes).unwrap_or_default())
     }
 
+    /// How this kernel numbers its commands. Asked for once; an answer that does not tell is for the command that follows to report.
+    pub(crate) fn opcodes(&self) -> Opcodes {
+        if let Some(known) = self.thread.opcodes.get() {
+            return *known;
+        }
+        let ask = (CtrlOp::GetFeatures, CtrlOp::GetFeatures.ioctl_code());
+        let (command, buffer) = (CtrlCmd::for_device(u32::MAX), vec![0; FEATURES_BYTES]);
+        let answer = self.thread.call(ask, command, buffer, Instant::now() + COMMAND_LIMIT, COMMAND_LIMIT);
+        match answer.ok().and_then(|(answer, _)| Opcodes::told_by(answer)) {
+            Some(told) => *self.thread.opcodes.get_or_init(|| told),
+            None => Opcodes::Ioctl,
+        }
+    }
+
     /// True when this kernel says that it has a feature.
     pub(crate) fn has(&self, feature: Features) -> bool {
         self.features().is_ok_and(|features| features.contains(feature))
@@ -87,6 +103,8 @@ impl Control {
     pub(crate) fn dev_info(&self, id: DeviceId) -> Result<DevInfo, Error> {
         match self.dev_info_by_path(id) {
             Err(Error::Unsupported { .. }) => self.dev_info_plain(id),
+            // Before 6.3 the answer to what is not known is ENODEV.
+            Err(Error::NoDevice { .. }) if self.opcodes() == Opcodes::Legacy => self.dev_info_plain(id),
             answer => answer,
         }
     }
@@ -256,8 +274,10 @@ impl Control {
         command: CtrlCmd,
         buffer: &mut Vec<u8>,
     ) -> Result<u32, Error> {
+        let code = self.opcodes().of_control(op);
+        let code = code.ok_or_else(|| Error::from_answer(op, command.dev_id, libc::EOPNOTSUPP))?;
         loop {
-            let (answer, returned) = self.thread.call(op, command, std::mem::take(buffer), deadline, limit)?;
+            let (answer, returned) = self.thread.call((op, code), command, std::mem::take(buffer), deadline, limit)?;
             *buffer = returned;
             match -answer {
                 ..=0 => return Ok(answer as u32),

@@ -8,13 +8,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use io_uring::{opcode, squeue::Entry128, types};
 use ublk_executor::{Completion, Ring, RingOptions, Wait, Waker};
 use ublk_uapi::{CtrlCmd, CtrlOp};
 
+use super::opcodes::Opcodes;
 use crate::Error;
 
 const RING_ENTRIES: u32 = 64;
@@ -31,7 +32,8 @@ const CANCEL: u64 = u64::MAX - 1;
 
 /// One command on its way.
 struct Call {
-    op: CtrlOp,
+    /// The number of the operation, as this kernel takes it.
+    code: u32,
     command: CtrlCmd,
     buffer: Vec<u8>,
     reply: Arc<Reply>,
@@ -70,13 +72,16 @@ pub(super) struct ControlThread {
     waker: Waker,
     /// Held while a thread is being started.
     starting: Mutex<()>,
+    /// Known from the first command on.
+    pub(super) opcodes: OnceLock<Opcodes>,
 }
 
 impl ControlThread {
     pub(super) fn start() -> Result<Arc<ControlThread>, Error> {
         let device = open_control()?;
         let waker = Waker::new().map_err(|source| Error::Kernel { id: None, call: "eventfd2", source })?;
-        let control = Arc::new(ControlThread { device, inbox: Mutex::default(), waker, starting: Mutex::default() });
+        let (inbox, starting, opcodes) = (Mutex::default(), Mutex::default(), OnceLock::new());
+        let control = Arc::new(ControlThread { device, inbox, waker, starting, opcodes });
         control.ensure_served()?;
         Ok(control)
     }
@@ -95,7 +100,7 @@ impl ControlThread {
     /// Sends one command and waits. The answer is the command's result and its buffer, which the driver may have filled.
     pub(super) fn call(
         self: &Arc<Self>,
-        op: CtrlOp,
+        (op, code): (CtrlOp, u32),
         command: CtrlCmd,
         buffer: Vec<u8>,
         deadline: Instant,
@@ -107,7 +112,7 @@ impl ControlThread {
             let mut inbox = lock(&self.inbox);
             let key = inbox.next_key;
             inbox.next_key += 1;
-            let call = Call { op, command, buffer, reply: Arc::clone(&reply) };
+            let call = Call { code, command, buffer, reply: Arc::clone(&reply) };
             inbox.jobs.push_back(Job::Call(key, call));
             key
         };
@@ -240,7 +245,7 @@ impl Server {
         if !call.buffer.is_empty() {
             command = command.with_buffer(call.buffer.as_mut_ptr() as u64, call.buffer.len() as u16);
         }
-        let entry = opcode::UringCmd80::new(types::Fd(self.control.device.as_raw_fd()), call.op.ioctl_code())
+        let entry = opcode::UringCmd80::new(types::Fd(self.control.device.as_raw_fd()), call.code)
             .cmd(command.to_sqe_bytes())
             .build()
             .user_data(key);

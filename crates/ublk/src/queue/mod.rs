@@ -29,6 +29,7 @@ use ublk_executor::external::External;
 use ublk_executor::{Completion, LocalExecutor, Wait, clock};
 use ublk_uapi::{IoFlags, RES_ABORT, RES_NEED_GET_DATA, RES_OK};
 
+use crate::control::Opcodes;
 use crate::device::CharDevice;
 use crate::{BufferMode, Error};
 use batch::{Arrival, Batches, Element};
@@ -118,6 +119,7 @@ pub struct Queue {
     /// The mode of the device's buffers, looked at for each request.
     buffers: BufferMode,
     files: Files,
+    opcodes: Opcodes,
     /// Where requests come and go many at a time.
     batches: Option<Box<Batches>>,
     tags: Vec<TagState>,
@@ -178,6 +180,7 @@ impl Queue {
             device: Arc::clone(device),
             buffers: device.buffers(),
             files,
+            opcodes: device.opcodes(),
             batches: batches.map(Box::new),
             delays: vec![Timespec::new(); tags.len()].into_boxed_slice(),
             tags,

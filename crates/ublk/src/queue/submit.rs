@@ -269,7 +269,10 @@ impl Queue {
     fn command(&self, op: IoCmdOp, slot: Slot, result: i32, addr: u64, auto_buffer: u64) -> Entry {
         let command = IoCmd { q_id: slot.queue, tag: slot.tag, result, addr };
         on_file!(self.files, CHAR_DEVICE, |file| {
-            opcode::UringCmd16::new(file, op.ioctl_code()).cmd(command.to_sqe_bytes()).addr(Some(auto_buffer)).build()
+            opcode::UringCmd16::new(file, self.opcodes.of_tag(op))
+                .cmd(command.to_sqe_bytes())
+                .addr(Some(auto_buffer))
+                .build()
         })
     }
 
