@@ -67,16 +67,16 @@ impl Externals {
         Some((index, in_flight))
     }
 
-    /// The common case, that a batch of one kind is for a client which has taken its last one: exchanges the vectors. False, and nothing is
-    /// done: it is another case.
+    /// The common case, that a batch of one kind, in which so many operations have ended, is for a client which has taken its last one: exchanges
+    /// the vectors. False, and nothing is done: it is another case.
     #[inline]
-    pub(crate) fn take_whole(&mut self, batch: &mut Vec<Completion>, wakers: &mut Vec<Waker>) -> bool {
+    pub(crate) fn take_whole(&mut self, batch: &mut Vec<Completion>, ended: usize, wakers: &mut Vec<Waker>) -> bool {
         let Some(index) = batch.first().and_then(|completion| client_of(completion.user_data)) else { return false };
         let Some(client) = self.clients.get_mut(index).filter(|client| client.is_there && client.batch.is_empty())
         else {
             return false;
         };
-        client.in_flight.set(client.in_flight.get().saturating_sub(batch.len()));
+        client.in_flight.set(client.in_flight.get().saturating_sub(ended));
         mem::swap(&mut client.batch, batch);
         if client.waker.is_some() {
             wakers.extend(client.waker.take());
@@ -282,5 +282,34 @@ impl Drop for External {
 impl fmt::Debug for External {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("External").field("number", &self.index).finish()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::ring::Kinds;
+
+    fn completion(client: usize, flags: u32) -> Completion {
+        Completion { user_data: u64::from(FIRST_CLIENT) + client as u64, result: 1, flags }
+    }
+
+    #[test]
+    fn a_completion_that_is_not_the_last_leaves_its_operation_under_way() {
+        const MORE: u32 = 2; // IORING_CQE_F_MORE in linux/io_uring.h
+        let mut externals = Externals::default();
+        let (index, in_flight) = externals.add(4).unwrap();
+        in_flight.set(2);
+        let mut batch = vec![completion(index, MORE), completion(index, 0)];
+        let ended = Kinds::of(&batch).ended_of_one();
+        assert_eq!(ended, Some(1));
+        assert!(externals.take_whole(&mut batch, 1, &mut Vec::new()));
+        assert_eq!((externals.in_flight(), externals.clients[index].batch.len()), (1, 2));
+    }
+
+    #[test]
+    fn completions_of_two_clients_are_not_of_one_kind() {
+        assert_eq!(Kinds::of(&[completion(0, 0), completion(1, 0)]).ended_of_one(), None);
+        assert_eq!(Kinds::of(&[]).ended_of_one(), None);
     }
 }

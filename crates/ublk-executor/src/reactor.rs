@@ -372,9 +372,11 @@ impl Reactor {
         loop {
             self.batch.clear();
             self.batch.reserve(BATCH); // a client may have left a smaller one here
-            let is_of_one = self.port.reap(&mut self.batch);
+            let ended = self.port.reap(&mut self.batch);
             let is_last = self.batch.len() < BATCH;
-            if !(is_of_one && self.externals.take_whole(&mut self.batch, &mut self.outcome.wakers)) {
+            let taken =
+                ended.is_some_and(|ended| self.externals.take_whole(&mut self.batch, ended, &mut self.outcome.wakers));
+            if !taken {
                 self.sort_batch();
             }
             if is_last {

@@ -73,14 +73,14 @@ impl Port for FaultyRing {
         self.ring.turn(if self.withheld.is_empty() || self.faults.withholds.get() { wait } else { Wait::No })
     }
 
-    fn reap(&mut self, batch: &mut Vec<Completion>) -> bool {
+    fn reap(&mut self, batch: &mut Vec<Completion>) -> Option<usize> {
         let room = batch.capacity();
         let mut real = Vec::with_capacity(room / 2 - self.withheld.len());
         self.ring.reap(&mut real);
         real.splice(0..0, self.withheld.drain(..));
         if self.faults.withholds.get() {
             self.withheld = real;
-            return Kinds::of(batch).is_one();
+            return Kinds::of(batch).ended_of_one();
         }
         for completion in real {
             batch.push(completion);
@@ -91,7 +91,7 @@ impl Port for FaultyRing {
         for user_data in self.faults.stray.take() {
             batch.push(Completion { user_data, result: 1, flags: 0 });
         }
-        Kinds::of(batch).is_one()
+        Kinds::of(batch).ended_of_one()
     }
 
     fn has_work(&mut self) -> bool {

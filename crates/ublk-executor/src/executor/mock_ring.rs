@@ -111,12 +111,12 @@ impl Port for MockRing {
         Ok(())
     }
 
-    fn reap(&mut self, batch: &mut Vec<Completion>) -> bool {
+    fn reap(&mut self, batch: &mut Vec<Completion>) -> Option<usize> {
         let room = batch.capacity() - batch.len();
         let taken = self.done.len().min(room);
         self.completions += taken as u64;
         batch.extend(self.done.drain(..taken));
-        Kinds::of(batch).is_one()
+        Kinds::of(batch).ended_of_one()
     }
 
     fn has_work(&mut self) -> bool {

@@ -20,7 +20,7 @@ pub(crate) trait Port {
     unsafe fn push_wide(&mut self, entry: &squeue::Entry128) -> Result<(), RingError>;
     fn turn(&mut self, wait: Wait) -> Result<(), RingError>;
     /// As [`Ring::reap`].
-    fn reap(&mut self, batch: &mut Vec<Completion>) -> bool;
+    fn reap(&mut self, batch: &mut Vec<Completion>) -> Option<usize>;
     fn has_work(&mut self) -> bool;
     fn has_unsubmitted(&mut self) -> bool;
     fn is_quiet(&mut self) -> bool;
@@ -72,7 +72,7 @@ impl AnyPort {
     }
 
     #[inline]
-    pub(crate) fn reap(&mut self, batch: &mut Vec<Completion>) -> bool {
+    pub(crate) fn reap(&mut self, batch: &mut Vec<Completion>) -> Option<usize> {
         match self {
             AnyPort::Usual(ring) => ring.reap(batch),
             AnyPort::Other(port) => port.reap(batch),
@@ -155,7 +155,7 @@ impl<S: FromWide> Port for Ring<S> {
         Ring::turn(self, wait)
     }
 
-    fn reap(&mut self, batch: &mut Vec<Completion>) -> bool {
+    fn reap(&mut self, batch: &mut Vec<Completion>) -> Option<usize> {
         Ring::reap(self, batch)
     }
 

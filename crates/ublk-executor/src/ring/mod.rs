@@ -77,14 +77,14 @@ impl Completion {
 pub(crate) struct Kinds {
     any: u32,
     all: u32,
-    flags: u32,
+    ended: usize,
 }
 
 impl Kinds {
     /// Of what a batch holds already.
     #[inline]
     pub(crate) fn of(batch: &[Completion]) -> Kinds {
-        let mut kinds = Kinds { any: 0, all: u32::MAX, flags: 0 };
+        let mut kinds = Kinds { any: 0, all: u32::MAX, ended: 0 };
         batch.iter().for_each(|completion| kinds.add(completion));
         kinds
     }
@@ -93,12 +93,13 @@ impl Kinds {
     fn add(&mut self, completion: &Completion) {
         self.any |= completion.user_data as u32;
         self.all &= completion.user_data as u32;
-        self.flags |= completion.flags;
+        self.ended += usize::from(!completion.more());
     }
 
+    /// How many operations have ended, if there are completions and all are of one kind.
     #[inline]
-    pub(crate) fn is_one(&self) -> bool {
-        self.any == self.all && !cqueue::more(self.flags)
+    pub(crate) fn ended_of_one(&self) -> Option<usize> {
+        (self.any == self.all).then_some(self.ended)
     }
 }
 
@@ -246,10 +247,10 @@ impl<S: squeue::EntryMarker> Ring<S> {
         }
     }
 
-    /// Moves completions into `batch` until it is full or none is left. Never allocates: `batch` keeps its capacity. True when there are
-    /// some, and all are of one kind: the lower halves of their `user_data` are the same, and no operation goes on.
+    /// Moves completions into `batch` until it is full or none is left. Never allocates: `batch` keeps its capacity. Some when there are
+    /// completions and all are of one kind, the lower halves of their `user_data` being the same: how many operations have ended.
     #[inline]
-    pub fn reap(&mut self, batch: &mut Vec<Completion>) -> bool {
+    pub fn reap(&mut self, batch: &mut Vec<Completion>) -> Option<usize> {
         let before = batch.len();
         if !self.aside.is_empty() {
             let room = batch.capacity() - batch.len();
@@ -265,7 +266,7 @@ impl<S: squeue::EntryMarker> Ring<S> {
         // SAFETY: so many places, from the end of the vector on and within its capacity, were written just now.
         unsafe { batch.set_len(batch.len() + taken) };
         self.completions += (batch.len() - before) as u64;
-        kinds.is_one()
+        kinds.ended_of_one()
     }
 
     /// True when nothing is left to submit or to reap, and nothing can complete before the next turn. Always false on kernels without
