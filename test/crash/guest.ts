@@ -114,6 +114,12 @@ class Probe {
     }
   }
 
+  /** Within the time after which a request counts as held back. */
+  async isAnsweredSoon(): Promise<boolean> {
+    await Promise.race([this.#ended, delay(HELD_MS)])
+    return this.#outcome === 'answered'
+  }
+
   async isHeldBack(): Promise<void> {
     await delay(HELD_MS)
     if (this.#outcome !== undefined) throw new Error(`a new request is not held back: ${this.#outcome}`)
@@ -189,6 +195,20 @@ async function outlive(
   await next.end()
 }
 
+/**
+ * Reads from a device that is idle until the target panics, which it may be told after the first read. A request of udev's may come before;
+ * then the last read waits for the next server.
+ */
+async function probeIntoPanic(id: number): Promise<Probe> {
+  let probe = new Probe(id)
+  await until('the target panics', async () => {
+    if (!(await probe.isAnsweredSoon())) return true
+    probe = new Probe(id)
+    return false
+  })
+  return probe
+}
+
 /** Ends the server, and answers with the load that ran meanwhile. */
 const ends: Record<Cell['end'], (cell: Cell, image: string) => Promise<UserLoad>> = {
   async 'kill -9'(cell, image) {
@@ -204,9 +224,9 @@ const ends: Record<Cell['end'], (cell: Cell, image: string) => Promise<UserLoad>
     const server = await Server.native(image, cell)
     const load = await startLoad(cell, server.id)
     server.say('panic')
-    // Where the device is idle, a request of udev's may come before this one, which then waits for the next server.
-    const probe = cell.load === 'idle' ? new Probe(server.id) : undefined
-    if (probe === undefined) await until('a request fails', async () => (await load.counts()).failed > 0)
+    const probe = cell.load === 'idle' ? await probeIntoPanic(server.id) : undefined
+    // Of a file system it may be a request that no file waits for.
+    if (cell.load === 'verify' || cell.load === 'flush') await until('a request fails', async () => (await load.counts()).failed > 0)
     // Before Linux 6.16 the device is stopped, whatever its recovery.
     const policy = here.has('QUIESCE') ? cell.recovery : 'off'
     await stateIs(server.id, AFTER_DEATH[policy])
