@@ -32,7 +32,7 @@ use ublk_uapi::{IoFlags, RES_ABORT, RES_NEED_GET_DATA, RES_OK};
 use crate::control::Opcodes;
 use crate::device::CharDevice;
 use crate::{BufferMode, Error};
-use batch::{Arrival, Batches, Element};
+use batch::{Arrival, Batches};
 use descriptors::Descriptors;
 pub use request::{Op, Request};
 pub use stats::{OpStats, QueueStats, Stats};
@@ -314,10 +314,9 @@ impl Queue {
     }
 
     fn commit_in_batch(&mut self, tag: u16, result: i32, buffer: BufferAddress) {
-        let TagState { area, slot, .. } = self.tags[usize::from(tag)];
-        let Some(batches) = &mut self.batches else { return };
-        batches.add(area, Element { tag: slot.tag, buffer_index: tag, result, address: buffer.get() });
-        if batches.has_ended(area) {
+        self.add_to_batch(tag, result, buffer);
+        let area = self.tags[usize::from(tag)].area;
+        if self.batches.as_ref().is_some_and(|batches| batches.has_ended(area)) {
             self.area_ended(area); // no request comes to this tag any more
         }
     }

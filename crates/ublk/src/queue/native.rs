@@ -198,7 +198,7 @@ impl NativeQueue {
     pub(crate) fn fetch_all(&mut self) -> Result<(), Error> {
         let Serving { queue, addresses, .. } = &mut self.serving;
         // Only where the driver copies by itself does it take an address.
-        let buffers = queue.device().buffers();
+        let buffers = queue.buffers();
         let takes_address = !buffers.is_zero_copy() && buffers != BufferMode::UserCopy;
         for tag in all_tags(queue) {
             let address = if takes_address { addresses[usize::from(tag)] } else { BufferAddress::NONE };
@@ -249,7 +249,7 @@ impl NativeQueue {
                 }
             };
             self.settle(tag, progress);
-            // Only the end of an operation wakes: a request that is answered at once leaves nothing to wait for.
+            // Those that the end of this one's operation has woken.
             while let Some(tag) = self.serving.woken.pop() {
                 self.resume_woken(tag);
             }

@@ -224,9 +224,8 @@ pub enum SocketIo {
 
 impl Queue {
     pub(super) fn push_fetch(&mut self, tag: u16, buffer: BufferAddress) -> Result<(), Error> {
-        if let Some(batches) = &mut self.batches {
-            let state = &self.tags[usize::from(tag)];
-            batches.add(state.area, Element { tag: state.slot.tag, buffer_index: tag, result: -1, address: buffer.0 });
+        if self.batches.is_some() {
+            self.add_to_batch(tag, -1, buffer);
             return Ok(());
         }
         self.push_command(IoCmdOp::FetchReq, tag, -1, buffer)
@@ -247,6 +246,15 @@ impl Queue {
         let TagState { slot, auto_buffer, .. } = self.tags[usize::from(tag)];
         let entry = self.command(op, slot, result, buffer.0, auto_buffer);
         self.push(entry, Label::command(tag))
+    }
+
+    /// Batch mode: what the next turn tells the driver of a tag.
+    #[inline]
+    pub(super) fn add_to_batch(&mut self, tag: u16, result: i32, buffer: BufferAddress) {
+        if let Some(batches) = &mut self.batches {
+            let TagState { area, slot, .. } = self.tags[usize::from(tag)];
+            batches.add(area, Element { tag: slot.tag, buffer_index: tag, result, address: buffer.0 });
+        }
     }
 
     /// Batch mode: sends what was gathered.
