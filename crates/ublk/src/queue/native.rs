@@ -165,6 +165,8 @@ impl Io<'_> {
 pub(crate) struct NativeQueue {
     serving: Serving,
     target: Box<dyn QueueTarget>,
+    /// See [`QueueTarget::uses_data`].
+    uses_data: bool,
     is_failing: bool,
 }
 
@@ -176,8 +178,10 @@ impl NativeQueue {
             .transpose()
             .map_err(|_| Error::NoMemory { what: format!("{} tag buffers", slots.len()), id: Some(device.id()) })?;
         let addresses = (0..slots.len()).map(|tag| tag_buffer(device, buffers.as_ref(), tag)).collect();
+        let target = target.queue(device, queue.tags())?;
         Ok(NativeQueue {
-            target: target.queue(device, queue.tags())?,
+            uses_data: target.uses_data(),
+            target,
             serving: Serving {
                 queue,
                 buffers,
@@ -277,7 +281,7 @@ impl NativeQueue {
         }
         let serving = &mut self.serving;
         match serving.queue.buffers() {
-            BufferMode::ZeroCopy | BufferMode::AutoZeroCopy => {
+            BufferMode::ZeroCopy | BufferMode::AutoZeroCopy if self.uses_data => {
                 let registered = serving.queue.register_pages(tag);
                 serving.note(registered);
             }
@@ -292,7 +296,7 @@ impl NativeQueue {
                     return Progress::Done(-libc::EIO); // somebody else has registered it, and it is not mapped here
                 }
             }
-            BufferMode::Copy | BufferMode::GetData => {}
+            _ => {}
         }
         let request = *self.serving.queue.request(tag);
         self.target.start(tag, &request, &mut Io { serving: &mut self.serving, tag })

@@ -207,6 +207,11 @@ pub trait Target: Send + Sync {
 
 /// Answers one thread's requests, on it.
 pub trait QueueTarget {
+    /// False: it never looks at the data of requests. In the zero-copy modes their pages are not made a fixed buffer then.
+    fn uses_data(&self) -> bool {
+        true
+    }
+
     /// A new request. A write's data is at its place, or in the tag's buffer, already.
     fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress;
 

@@ -45,6 +45,10 @@ struct NullQueue {
 }
 
 impl QueueTarget for NullQueue {
+    fn uses_data(&self) -> bool {
+        false // what it clears is the tag's buffer
+    }
+
     #[inline]
     fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress {
         let dirty_bytes = &mut self.dirty_bytes[usize::from(tag)];
