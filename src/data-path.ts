@@ -49,6 +49,12 @@ export interface QueueOptions {
   batch?: boolean
   /** Use the ring's table of registered files. Default true. */
   fixedFiles?: boolean
+  /**
+   * The threads that serve take the CPU from other programs when a request comes, as far as the scheduler lets them. False (SCHED_BATCH): they
+   * wait until it is free, or the other's time is over (up to 3 ms): more requests at a time, so higher rates, where the programs that use
+   * the device share its CPUs; slow answers beside a program that computes there. Default true.
+   */
+  preempt?: boolean
   /** Let the kernel look for partitions when the device starts. Default true; false needs Linux 7.0. */
   partitionScan?: boolean
 }
@@ -56,7 +62,7 @@ export interface QueueOptions {
 /** The same, checked. */
 export type CheckedQueueOptions = Pick<
   DeviceSpec,
-  'dataPath' | 'zeroCopyFallback' | 'sharedMemory' | 'threads' | 'perIo' | 'batch' | 'fixedFiles' | 'partitionScan'
+  'dataPath' | 'zeroCopyFallback' | 'sharedMemory' | 'threads' | 'perIo' | 'batch' | 'fixedFiles' | 'preempt' | 'partitionScan'
 >
 
 export const QUEUE_OPTION_NAMES = [
@@ -67,6 +73,7 @@ export const QUEUE_OPTION_NAMES = [
   'perIo',
   'batch',
   'fixedFiles',
+  'preempt',
   'partitionScan',
 ] as const
 
@@ -81,11 +88,12 @@ export function checkQueueOptions(options: QueueOptions, queues: number): Checke
     perIo = false,
     batch = false,
     fixedFiles = true,
+    preempt = true,
     partitionScan = true,
   } = options
   if (typeof dataPath !== 'string') throw invalidType('dataPath', oneOf(DATA_PATHS), dataPath)
   if (!DATA_PATHS.includes(dataPath)) throw invalidValue('dataPath', oneOf(DATA_PATHS), dataPath)
-  for (const [name, value] of Object.entries({ perIo, batch, fixedFiles, partitionScan })) {
+  for (const [name, value] of Object.entries({ perIo, batch, fixedFiles, preempt, partitionScan })) {
     if (typeof value !== 'boolean') throw invalidType(name, 'a boolean', value)
   }
   if (batch && dataPath === 'get-data')
@@ -99,13 +107,14 @@ export function checkQueueOptions(options: QueueOptions, queues: number): Checke
     perIo,
     batch,
     fixedFiles,
+    preempt,
     partitionScan,
   }
 }
 
 /** A backend in JavaScript has its own threads, and its data must be in its memory. */
 export function checkBackendPath(options: CheckedQueueOptions): void {
-  const { dataPath, zeroCopyFallback, threads, perIo, batch, fixedFiles } = options
+  const { dataPath, zeroCopyFallback, threads, perIo, batch, fixedFiles, preempt } = options
   if (dataPath !== 'auto' && dataPath !== 'copy') {
     throw invalidValue('dataPath', "'auto' or 'copy' for a JavaScript backend (its data must be in its memory)", dataPath)
   }
@@ -114,6 +123,7 @@ export function checkBackendPath(options: CheckedQueueOptions): void {
   if (perIo) throw invalidValue('perIo', rule, perIo)
   if (batch) throw invalidValue('batch', rule, batch)
   if (!fixedFiles) throw invalidValue('fixedFiles', rule, fixedFiles)
+  if (!preempt) throw invalidValue('preempt', rule, preempt)
   if (zeroCopyFallback !== 'off') throw invalidValue('zeroCopyFallback', rule, zeroCopyFallback)
 }
 

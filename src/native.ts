@@ -168,6 +168,7 @@ export interface DeviceSpec {
   perIo: boolean
   batch: boolean
   fixedFiles: boolean
+  preempt: boolean
   partitionScan: boolean
   /** Alignment of the memory of requests; null is the driver's default, or in the zero-copy modes the target's. */
   dmaAlignBytes: number | null

@@ -191,6 +191,7 @@ const RECOVER_NAMES = [
   'threads',
   'perIo',
   'fixedFiles',
+  'preempt',
   'zeroCopyFallback',
 ] as const
 
@@ -317,8 +318,8 @@ type CommonSpec = CheckedQueueOptions &
 
 function commonSpec(options: CheckedOptions): CommonSpec {
   const { id, queues, depth, maxIoBytes, rotational, recovery, unprivileged, integrity, cpus } = options
-  const { dataPath, zeroCopyFallback, sharedMemory, threads, perIo, batch, fixedFiles, partitionScan } = options
-  const path = { dataPath, zeroCopyFallback, sharedMemory, threads, perIo, batch, fixedFiles, partitionScan }
+  const { dataPath, zeroCopyFallback, sharedMemory, threads, perIo, batch, fixedFiles, preempt, partitionScan } = options
+  const path = { dataPath, zeroCopyFallback, sharedMemory, threads, perIo, batch, fixedFiles, preempt, partitionScan }
   return {
     id,
     queues,

@@ -29,7 +29,7 @@ const anything = fc.oneof(
 )
 const names = 'size id queues depth blockSize physicalBlockSize maxIoBytes readOnly rotational recovery dataPath zeroCopyFallback'
   .concat(
-    ' sharedMemory dmaAlignment maxSegments maxSegmentSize segmentBoundary threads perIo batch fixedFiles partitionScan cpus requestTimeoutMs backendOptions closeOnSignal signal',
+    ' sharedMemory dmaAlignment maxSegments maxSegmentSize segmentBoundary threads perIo batch fixedFiles preempt partitionScan cpus requestTimeoutMs backendOptions closeOnSignal signal',
   )
   .split(' ')
 const options = fc.dictionary(fc.constantFrom(...names, 'stranger'), anything, { maxKeys: 4 })

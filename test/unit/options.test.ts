@@ -34,6 +34,7 @@ test('the defaults', (t) => {
     perIo: false,
     batch: false,
     fixedFiles: true,
+    preempt: true,
     partitionScan: true,
     dmaAlignBytes: null,
     segments: null,
@@ -105,6 +106,7 @@ for (const [options, code, message] of [
   [{ batch: true, dataPath: 'get-data' }, 'ERR_INVALID_ARG_VALUE', /^batch must be false with dataPath 'get-data'/],
   [{ batch: true, perIo: true }, 'ERR_INVALID_ARG_VALUE', /^batch must be false with perIo/],
   [{ fixedFiles: 'no' }, 'ERR_INVALID_ARG_TYPE', /^fixedFiles/],
+  [{ preempt: 'no' }, 'ERR_INVALID_ARG_TYPE', /^preempt/],
   [{ partitionScan: 0 }, 'ERR_INVALID_ARG_TYPE', /^partitionScan/],
   [{ zeroCopyFallback: true }, 'ERR_INVALID_ARG_VALUE', /^zeroCopyFallback must be false unless dataPath is 'auto-zero-copy'/],
   [{ zeroCopyFallback: 'on', dataPath: 'auto-zero-copy' }, 'ERR_INVALID_ARG_TYPE', /^zeroCopyFallback must be a boolean or 'always'/],
@@ -139,6 +141,7 @@ for (const [options, of, code, message] of [
   [{ size: 4096, batch: true }, {}, 'ERR_INVALID_ARG_VALUE', /^batch must be left out/],
   [{ size: 4096, threads: 1 }, {}, 'ERR_INVALID_ARG_VALUE', /^threads must be left out/],
   [{ size: 4096, fixedFiles: false }, {}, 'ERR_INVALID_ARG_VALUE', /^fixedFiles must be left out/],
+  [{ size: 4096, preempt: false }, {}, 'ERR_INVALID_ARG_VALUE', /^preempt must be left out/],
   [
     { size: 4096, depth: 4096, maxIoBytes: '32MiB' },
     {},

@@ -241,7 +241,7 @@ function nativeTarget(ublk: Library, target: Exclude<TargetSpec, { type: 'module
 /** What serves an existing device as `spec` says: nothing is made anew that may hold its data. */
 export async function recoverOptions({ target, device }: ServeSpec): Promise<RecoverOptions> {
   const { backend } = await deviceOptions({ target: existing(target), device: {} })
-  const names = ['requestTimeoutMs', 'threads', 'perIo', 'fixedFiles', 'zeroCopyFallback'] as const
+  const names = ['requestTimeoutMs', 'threads', 'perIo', 'fixedFiles', 'preempt', 'zeroCopyFallback'] as const
   return { backend, ...Object.fromEntries(names.filter((name) => device[name] !== undefined).map((name) => [name, device[name]])) }
 }
 
@@ -271,6 +271,7 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^perIo (?=must)/, '--per-io '],
   [/^batch (?=must)/, '--batch '],
   [/^fixedFiles (?=must)/, '--no-fixed-files '],
+  [/^preempt (?=must)/, '--no-preempt '],
   [/^zoneSize (?=must)/, '--zone-size '],
   [/^zoneCapacity (?=must)/, '--zone-capacity '],
   [/^conventionalZones (?=must)/, '--conventional '],

@@ -70,6 +70,8 @@ pub struct DeviceSpec {
     pub batch: bool,
     /// Files from the ring's table.
     pub fixed_files: bool,
+    /// Queue threads take the CPU from others when a request comes.
+    pub preempt: bool,
     /// off, on or always.
     pub zero_copy_fallback: String,
     /// Look for partitions.
@@ -158,6 +160,7 @@ impl DeviceSpec {
             queue_options: QueueOptions {
                 batch: self.batch,
                 plain_files: !self.fixed_files,
+                never_preempts: !self.preempt,
                 fallback: match self.zero_copy_fallback.as_str() {
                     "on" => ZeroCopyFallback::On,
                     "always" => ZeroCopyFallback::Always,

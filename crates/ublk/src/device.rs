@@ -185,6 +185,8 @@ pub struct QueueOptions {
     pub batch: bool,
     /// Files by descriptor, and not from the ring's table of registered ones.
     pub plain_files: bool,
+    /// The threads take the CPU from no other when a request comes (SCHED_BATCH): more requests at a time, later beside a busy program.
+    pub never_preempts: bool,
     /// For auto-zero-copy.
     pub fallback: ZeroCopyFallback,
 }

@@ -181,6 +181,9 @@ struct QueueThread {
 impl QueueThread {
     fn run(self, ready: mpsc::Sender<Result<Opened, Error>>) {
         prepare_queue_thread(&self.cpus);
+        if self.device.options().never_preempts {
+            leave_the_cpu_to_others();
+        }
         let id = self.queue;
         let opened = catch_unwind(AssertUnwindSafe(|| self.open()));
         match opened.unwrap_or_else(|panic| Err(panicked(&self.device, panic.as_ref()))) {
@@ -227,6 +230,16 @@ fn set_io_flusher() {
 
     // SAFETY: this prctl takes plain numbers and changes a flag of the calling thread.
     unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
+}
+
+/// SCHED_BATCH: waking up takes the CPU from nobody. No right is needed; where a filter forbids the call, the thread is as all others are.
+#[allow(unsafe_code)]
+fn leave_the_cpu_to_others() {
+    let parameters: libc::c_int = 0; // `struct sched_param` of the kernel: a priority, which this policy has not
+
+    // SAFETY: the kernel reads one `struct sched_param`, which lives across the call, and changes the calling thread (0). The C library's own
+    // function is not used: musl's always fails.
+    unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const parameters) };
 }
 
 #[cfg(test)]

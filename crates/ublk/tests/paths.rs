@@ -161,6 +161,31 @@ fn files_need_not_be_registered() {
 
 #[test]
 #[ignore = "needs a ublk kernel"]
+fn a_server_may_leave_the_cpu_to_others() {
+    for (never_preempts, policy) in [(false, libc::SCHED_OTHER), (true, libc::SCHED_BATCH)] {
+        let queue_options = QueueOptions { never_preempts, ..QueueOptions::default() };
+        let target = mem(SIZE).unwrap();
+        let live =
+            Live::with(Arc::clone(&target), DeviceSpec { queues: 2, queue_options, ..spec_for(target.as_ref()) });
+        let id = live.device.id();
+        assert_eq!(policies(&format!("ublk{id}q")), vec![policy; 2], "never preempts: {never_preempts}");
+        check(&live, "never preempts");
+    }
+}
+
+/// Scheduling policies of this process's threads whose names begin so.
+fn policies(name: &str) -> Vec<i32> {
+    const POLICY: usize = 41 - 3; // field 41 in proc_pid_stat(5), counted from the state behind the name
+    let stats = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path().join("stat"));
+    let stats = stats.filter_map(|path| std::fs::read_to_string(path).ok());
+    let named = stats.filter(|stat| stat.contains(&format!("({name}")));
+    named
+        .map(|stat| stat.rsplit(')').next().unwrap().split_whitespace().nth(POLICY).unwrap().parse().unwrap())
+        .collect()
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
 fn requests_come_and_go_in_batches() {
     let batch = QueueOptions { batch: true, ..QueueOptions::default() };
     if !kernel_has(Features::BATCH_IO) {
