@@ -239,10 +239,17 @@ impl External {
     /// Signals `fd`, an eventfd, whenever a completion waits in the ring, or somebody wakes the executor: for owners that sleep in another
     /// event loop. A turn that leaves work behind raises no new signal.
     ///
+    /// Linux 6.12 and 6.18 signal only once what a poll has found, and operations on sockets and pipes wait by polls; then the signals of all
+    /// else are lost too. Wakes do not depend on it: they raise `fd` by themselves. See docs/investigations/lost-signals.
+    ///
     /// # Errors
-    /// The kernel's answer.
+    /// The kernel's answer; EMFILE.
     pub fn register_eventfd(&self, fd: BorrowedFd<'_>) -> Result<(), RingError> {
-        self.with_reactor(|reactor| reactor.port.register_eventfd(fd))
+        let call = "fcntl(F_DUPFD_CLOEXEC)";
+        let outer = fd.try_clone_to_owned().map_err(|source| RingError::Kernel { call, source })?;
+        self.with_reactor(|reactor| reactor.port.register_eventfd(fd))?;
+        self.core.inbox.change_signal(|signal| signal.raise_too(outer));
+        Ok(())
     }
 
     /// True when nothing waits in the ring to be submitted or reaped, nothing is in the batch, and nothing can complete before the next

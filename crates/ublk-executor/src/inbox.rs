@@ -109,6 +109,13 @@ impl<T, S: Signal> Inbox<T, S> {
         self.state.swap(AWAKE, Ordering::SeqCst);
     }
 
+    /// The owner: changes the signal, unless the inbox is closed.
+    pub(crate) fn change_signal(&self, change: impl FnOnce(&mut S)) {
+        if let Some(signal) = &mut *lock(&self.signal) {
+            change(signal);
+        }
+    }
+
     /// The owner: takes no more, and gives the signal back. What is left is the caller's.
     pub(crate) fn close(&self) -> Vec<T> {
         let left = {

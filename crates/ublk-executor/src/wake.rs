@@ -44,26 +44,38 @@ pub(crate) use bell::Listener;
 /// The signal of an inbox: an eventfd of its own, so that closing the inbox closes it.
 #[cfg(not(loom))]
 #[derive(Debug)]
-pub(crate) struct EventFd(OwnedFd);
+pub(crate) struct EventFd {
+    own: OwnedFd,
+    /// The eventfd of an owner that sleeps in another event loop.
+    outer: Option<OwnedFd>,
+}
 
 #[cfg(not(loom))]
 impl EventFd {
     /// # Errors
     /// EMFILE or ENFILE: no file descriptor left.
     pub(crate) fn new() -> std::io::Result<EventFd> {
-        Ok(EventFd(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        Ok(EventFd { own: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?, outer: None })
     }
 
     /// A second descriptor of it, for the thread that sleeps on it.
     pub(crate) fn listener(&self) -> std::io::Result<OwnedFd> {
-        self.0.try_clone()
+        self.own.try_clone()
+    }
+
+    /// Raises this eventfd too from now on, instead of the last that was given.
+    pub(crate) fn raise_too(&mut self, outer: OwnedFd) {
+        self.outer = Some(outer);
     }
 }
 
 #[cfg(not(loom))]
 impl crate::inbox::Signal for EventFd {
+    /// The outer loop second: what it finds in the ring then is there already.
     fn raise(&self) {
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        for fd in [Some(&self.own), self.outer.as_ref()].into_iter().flatten() {
+            let _ = rustix::io::write(fd, &1_u64.to_ne_bytes());
+        }
     }
 }
 
@@ -109,6 +121,9 @@ mod bell {
         pub(crate) fn listener(&self) -> std::io::Result<OwnedFd> {
             std::fs::File::open("/dev/null").map(OwnedFd::from)
         }
+
+        /// No model has an outer loop.
+        pub(crate) fn raise_too(&mut self, _: OwnedFd) {}
 
         pub(crate) fn sleeper(&self) -> Listener {
             Listener(Arc::clone(&self.0))

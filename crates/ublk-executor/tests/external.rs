@@ -196,6 +196,23 @@ fn an_outer_event_loop_hears_of_completions_and_wakes() {
     assert!(ran.load(Ordering::Relaxed));
 }
 
+/// Linux 6.12 and 6.18 raise a ring's eventfd for the first poll alone: docs/investigations/lost-signals.
+#[test]
+fn an_outer_event_loop_hears_of_each_wake() {
+    let executor = LocalExecutor::new().unwrap();
+    let client = External::new(&executor, 16).unwrap();
+    let signal = Waker::new().unwrap();
+    client.register_eventfd(signal.as_fd()).unwrap();
+    let remote = executor.remote();
+    for round in 0..5 {
+        executor.turn(Wait::No).unwrap();
+        signal.clear();
+        assert!(!is_readable(&signal, Duration::ZERO), "a signal of nothing in round {round}");
+        remote.wake();
+        assert!(is_readable(&signal, Duration::from_secs(5)), "no signal of wake {round}");
+    }
+}
+
 /// What a turn starts at its end, by tasks that it has woken, is submitted before the outer loop goes to sleep.
 #[test]
 fn an_operation_of_a_woken_task_does_not_wait_for_the_next_wake() {

@@ -30,7 +30,7 @@ use crate::ring::{RingError, Wait};
 use crate::sync::Arc;
 
 pub(crate) struct Core {
-    pub(super) inbox: Arc<TaskInbox>,
+    pub(crate) inbox: Arc<TaskInbox>,
     pub(super) timers: RefCell<Timers>,
     pub(super) locals: CurrentLocals,
     /// None once it was drained.
