@@ -62,16 +62,27 @@ test.serial('recover: integrity data goes on beside the data, and is not made an
   await del(t, String(first.id))
 })
 
+/** Scheduling policies of the threads that serve a device. */
+function policies({ id, server }: { id: number; server: { pid: number } }): string[] {
+  const POLICY = 41 - 3 // field 41 in proc_pid_stat(5), counted from the state behind the name
+  const stats = readdirSync(`/proc/${server.pid}/task`).map((task) => readFileSync(`/proc/${server.pid}/task/${task}/stat`, 'utf8'))
+  return stats.filter((stat) => stat.includes(`(ublk${id}q`)).map((stat) => stat.split(') ')[1]?.split(' ')[POLICY] ?? '')
+}
+
 test.serial('recover: kill -9 of the server, and a new one goes on with the same bytes', async (t) => {
   const directory = temporaryDirectory()
   t.teardown(directory.remove)
   const image = join(directory.path, 'disk.img')
-  const first = await add(t, 'file', image, '--create', '-s', '16M', '-q', '2', '--recovery', 'requeue')
+  const way = ['-q', '2', '--threads', '1', '--no-preempt']
+  const first = await add(t, 'file', image, '--create', '-s', '16M', ...way, '--recovery', 'requeue')
+  const oneOfBatch = ['3']
+  t.deepEqual(policies(first), oneOfBatch)
   const data = randomBytes(256 * 1024)
   write(first.path, data)
   await killServer(t, first, 'quiesced')
 
   const recovered = await json(t, 'recover', String(first.id))
+  t.deepEqual(policies(recovered), oneOfBatch)
   t.like(recovered, { id: first.id, path: first.path, state: 'live', queues: 2, size: 16 * MIB })
   t.not(recovered.server.pid, first.server.pid)
   t.true(recovered.server.running)
