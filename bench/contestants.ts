@@ -13,7 +13,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type { DeviceOptions } from 'ublk'
 import { MEBIBYTES } from './fio.ts'
-import { modes } from './modes.ts'
+import { modes, schedulings } from './modes.ts'
 import { openersOf } from './processes.ts'
 
 export const SIZE: string = `${MEBIBYTES}MiB`
@@ -75,15 +75,17 @@ export const contestants: Contestant[] = [
 
 /** Each way of the driver, ours and kublk's: for `bench/run --modes`. */
 export const modeContestants: Contestant[] = modes.flatMap(({ name, ours: options, kublk, nullOnly }) => {
+  const ofEachScheduling = (target: string, group: Contestant['group'], kind: string, what: string): Contestant[] =>
+    schedulings.map(({ suffix, options: more }) => ours(`${target}, ${name}${suffix}`, group, kind, what, { ...options, ...more }))
   const onNull = [
-    ours(`null, ${name}`, 'null', 'null', SIZE, options),
+    ...ofEachScheduling('null', 'null', 'null', SIZE),
     ublkTool(`kublk null, ${name}`, 'null', 'kublk', ['-t', 'null', ...kublk, ...SHAPE]),
   ]
   if (nullOnly) return onNull
   return [
     ...onNull,
     // kublk opens its file past the page cache.
-    ours(`file, ${name}`, 'file', 'file-direct', FILE, options),
+    ...ofEachScheduling('file', 'file', 'file-direct', FILE),
     ublkTool(`kublk loop, ${name}`, 'file', 'kublk', ['-t', 'loop', ...kublk, ...SHAPE, FILE]),
   ]
 })

@@ -5,7 +5,7 @@
  * here what to run, the report what to print.
  */
 import type { Job } from './fio.ts'
-import { modes } from './modes.ts'
+import { type DriverMode, modes, schedulings } from './modes.ts'
 
 /** What is read of a run. */
 export type Measure = 'rate' | 'bytesPerSecond' | 'microsecondsPerRequest' | 'serverNanosecondsPerRequest'
@@ -92,9 +92,11 @@ export const figures: Figure[] = [
   { kind: 'single', id: 'rss', title: 'idle JS server of `ublk add`: resident memory', value: 'idleResidentBytes', unit: 'MB', atMost: 80 },
 ]
 
-/** For `bench/run --modes`: each way of the driver against kublk's. */
-export const modeFigures: Figure[] = modes.flatMap(({ name, nullOnly }) => {
-  const ids = name.replaceAll(/[ ,]+/g, '-')
+/** For `bench/run --modes`: each way of the driver, with each scheduling of our server, against kublk's. */
+export const modeFigures: Figure[] = schedulings.flatMap(({ suffix }) => modes.flatMap((mode) => ofMode(mode, suffix)))
+
+function ofMode({ name, nullOnly }: DriverMode, suffix: string): Figure[] {
+  const ids = (name + suffix).replaceAll('`', '').replaceAll(/[ ,:]+/g, '-')
   const file: Array<[Job, Measure]> = [
     [READ, 'rate'],
     [WRITE, 'rate'],
@@ -103,13 +105,27 @@ export const modeFigures: Figure[] = modes.flatMap(({ name, nullOnly }) => {
   ]
   return [
     ...[READ, WRITE].map((job) =>
-      atLeast(`null-${ids}-${job}`, `\`null\` ${name}, ${job}`, 'rate', [`null, ${name}`, job], [`kublk null, ${name}`, job], 1),
+      atLeast(
+        `null-${ids}-${job}`,
+        `\`null\` ${name}, ${job}${suffix}`,
+        'rate',
+        [`null, ${name}${suffix}`, job],
+        [`kublk null, ${name}`, job],
+        1,
+      ),
     ),
     ...(nullOnly ? [] : file).map(([job, what]) =>
-      atLeast(`file-${ids}-${job}`, `\`file\` ${name}, ${job}`, what, [`file, ${name}`, job], [`kublk loop, ${name}`, job], 1),
+      atLeast(
+        `file-${ids}-${job}`,
+        `\`file\` ${name}, ${job}${suffix}`,
+        what,
+        [`file, ${name}${suffix}`, job],
+        [`kublk loop, ${name}`, job],
+        1,
+      ),
     ),
   ]
-})
+}
 
 type Pair = [contestant: string, job: Job]
 

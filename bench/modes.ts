@@ -13,6 +13,12 @@ export interface DriverMode {
   nullOnly?: true
 }
 
+/** The schedulings of our server: the second leaves the CPU to others, which kublk has no option for. */
+export const schedulings: Array<{ suffix: string; options: Partial<DeviceOptions> }> = [
+  { suffix: '', options: {} },
+  { suffix: ', `preempt: false`', options: { preempt: false } },
+]
+
 export const modes: DriverMode[] = [
   { name: 'copy', ours: { dataPath: 'copy' }, kublk: [] },
   { name: 'get-data', ours: { dataPath: 'get-data' }, kublk: ['-g'] },
