@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -20,7 +20,7 @@ use io_uring::squeue;
 use crate::LocalExecutor;
 use crate::executor::Core;
 use crate::reactor::Reactor;
-use crate::ring::{Completion, RingError};
+use crate::ring::{Completion, RingError, duplicate};
 
 /// Lower half of the first client's numbers; [`u32::MAX`] is not one of them.
 const FIRST_CLIENT: u32 = u32::MAX - MOST_CLIENTS as u32;
@@ -245,11 +245,18 @@ impl External {
     /// # Errors
     /// The kernel's answer; EMFILE.
     pub fn register_eventfd(&self, fd: BorrowedFd<'_>) -> Result<(), RingError> {
-        let call = "fcntl(F_DUPFD_CLOEXEC)";
-        let outer = fd.try_clone_to_owned().map_err(|source| RingError::Kernel { call, source })?;
+        let outer = duplicate(fd)?;
         self.with_reactor(|reactor| reactor.port.register_eventfd(fd))?;
         self.core.inbox.change_signal(|signal| signal.raise_too(outer));
         Ok(())
+    }
+
+    /// A second descriptor of the executor's ring, which so outlives the executor. What is under way in it then, nobody hears of.
+    ///
+    /// # Errors
+    /// EMFILE; EOPNOTSUPP on kernels without DEFER_TASKRUN (before 6.1).
+    pub fn second_fd(&self) -> Result<OwnedFd, RingError> {
+        self.with_reactor(|reactor| reactor.port.second_fd())
     }
 
     /// True when nothing waits in the ring to be submitted or reaped, nothing is in the batch, and nothing can complete before the next

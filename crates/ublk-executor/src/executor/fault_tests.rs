@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::future::Future;
 use std::io::Read;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -134,6 +134,10 @@ impl Port for FaultyRing {
 
     fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError> {
         self.ring.register_eventfd(fd)
+    }
+
+    fn second_fd(&self) -> Result<OwnedFd, RingError> {
+        self.ring.second_fd()
     }
 
     fn leave_registered(&mut self) {

@@ -159,6 +159,10 @@ impl Port for MockRing {
         Err(nothing_registers())
     }
 
+    fn second_fd(&self) -> Result<OwnedFd, RingError> {
+        Err(nothing_registers())
+    }
+
     fn leave_registered(&mut self) {}
 
     fn counts(&self) -> (u64, u64) {

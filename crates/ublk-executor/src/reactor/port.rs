@@ -1,7 +1,7 @@
 //! What the executor needs of a ring, whatever the width of its entries.
 
 use std::ops::{Deref, DerefMut};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use io_uring::squeue;
 
@@ -35,6 +35,8 @@ pub(crate) trait Port {
     /// As for [`Ring::set_buffer`].
     unsafe fn set_buffer(&mut self, slot: u32, start: *mut u8, bytes: usize) -> Result<(), RingError>;
     fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError>;
+    /// As [`Ring::second_fd`].
+    fn second_fd(&self) -> Result<OwnedFd, RingError>;
     fn leave_registered(&mut self);
     /// Enters and completions so far.
     fn counts(&self) -> (u64, u64);
@@ -199,6 +201,10 @@ impl<S: FromWide> Port for Ring<S> {
 
     fn register_eventfd(&mut self, fd: BorrowedFd<'_>) -> Result<(), RingError> {
         Ring::register_eventfd(self, fd)
+    }
+
+    fn second_fd(&self) -> Result<OwnedFd, RingError> {
+        Ring::second_fd(self)
     }
 
     fn leave_registered(&mut self) {

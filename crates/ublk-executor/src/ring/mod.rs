@@ -18,7 +18,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use io_uring::{IoUring, Probe, cqueue, squeue};
@@ -121,6 +121,10 @@ fn is_passing(error: &io::Error) -> bool {
 #[cold]
 fn enter_error(source: io::Error) -> RingError {
     RingError::Kernel { call: "io_uring_enter", source }
+}
+
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, RingError> {
+    fd.try_clone_to_owned().map_err(|source| RingError::Kernel { call: "fcntl(F_DUPFD_CLOEXEC)", source })
 }
 
 /// One io_uring and the numbers about its use. `S` is the submission entry: 64 bytes, or 128 for ublk control commands.
@@ -366,6 +370,18 @@ impl<S: squeue::EntryMarker> Ring<S> {
         // SAFETY: the caller's promise; the kernel reads the iovec during the call alone.
         unsafe { self.io.submitter().register_buffers_update(slot, &[buffer], None) }
             .map_err(|source| RingError::Kernel { call: "io_uring_register(BUFFERS_UPDATE)", source })
+    }
+
+    /// A second descriptor of the ring: the kernel closes it when both are closed. Nothing is done in it meanwhile but what needs no turn.
+    ///
+    /// # Errors
+    /// EMFILE; EOPNOTSUPP without DEFER_TASKRUN (before 6.1): everything is done without turns there.
+    pub fn second_fd(&self) -> Result<OwnedFd, RingError> {
+        if !self.is_deferred {
+            let source = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+            return Err(RingError::Kernel { call: "a ring that outlives its owner", source });
+        }
+        duplicate(self.as_fd())
     }
 
     /// Signals `fd`, an eventfd, whenever a completion waits: for owners that sleep in another event loop.

@@ -11,6 +11,7 @@
 #[allow(unsafe_code)]
 mod batch;
 mod descriptors;
+mod last_ring;
 pub(crate) mod native;
 mod request;
 mod stats;
@@ -552,5 +553,10 @@ impl Drop for Queue {
     fn drop(&mut self) {
         self.finish_backing();
         // FETCHes end with the ring.
+        if self.live_tags() > 0
+            && let Ok(ring) = self.external.second_fd()
+        {
+            last_ring::close_after_this_thread(ring);
+        }
     }
 }

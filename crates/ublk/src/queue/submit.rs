@@ -454,7 +454,8 @@ impl Queue {
     #[inline(always)] // a call would copy the entry once more
     fn push(&mut self, mut entry: Entry, label: Label) -> Result<(), Error> {
         // SAFETY: entries point only to a `BufferAddress`, whose maker promised that it outlives the queue, or to a place of `delays`, which
-        // is the queue's own and is never moved; `Drop` of the queue waits for backing operations, and a ring that is closed takes its ublk commands back before the driver could use their addresses.
+        // is the queue's own and is never moved; `Drop` of the queue waits for backing operations, and the driver uses the addresses of its
+        // commands only in turns, of which there are none after that. (Without DEFER_TASKRUN the ring is closed then.)
         let pushed = unsafe { self.external.push(&mut entry, label.0) };
         pushed.map_err(|error| self.broken_ring(error))
     }
