@@ -239,9 +239,17 @@ impl NbdSpec {
             (Some(path), _) => NbdAddress::Unix { path: path.into() },
             (None, host) => NbdAddress::Tcp { host: host.clone().unwrap_or_default(), port: self.port as u16 },
         };
-        let patience = Duration::from_secs_f64(self.patience_ms / 1000.0);
-        let tls = self.tls.as_ref().map(NbdTlsSpec::tls);
-        NbdOptions { address, export: self.export_name.clone(), read_only, size_bytes, block_bytes, patience, tls }
+        NbdOptions {
+            address,
+            export: self.export_name.clone(),
+            read_only,
+            size_bytes,
+            block_bytes,
+            patience: Duration::from_secs_f64(self.patience_ms / 1000.0),
+            request_timeout: None,
+            deadline: None,
+            tls: self.tls.as_ref().map(NbdTlsSpec::tls),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 mod certificates;
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use certificates::Certificates;
+use common::nbd_server::{Manner, NbdServer, PLACE};
 use common::{Live, MIB, page, spec_for};
+use rustix::process::{Pid, Signal, kill_process};
 use ublk::target::{Faults, NbdAddress, NbdOptions, NbdTls, fault, nbd};
 use ublk::{DeviceSpec, Error, Recovery};
 
@@ -36,12 +38,28 @@ impl Server {
         command.arg("--foreground").args(place).args(arguments).stderr(Stdio::null());
         Server(command.spawn().expect("nbdkit is there"))
     }
+
+    /// Takes what its sockets hold, and does nothing.
+    fn stop(&self) -> Stopped {
+        let server = Pid::from_child(&self.0);
+        kill_process(server, Signal::STOP).unwrap();
+        Stopped(server)
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A server that goes on when this is dropped.
+struct Stopped(Pid);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
     }
 }
 
@@ -65,6 +83,8 @@ fn over(socket: &Path) -> NbdOptions {
         size_bytes: None,
         block_bytes: None,
         patience: Duration::from_secs(20),
+        request_timeout: None,
+        deadline: None,
         tls: None,
     }
 }
@@ -197,6 +217,129 @@ fn requests_fail_when_a_server_stays_away_and_not_when_it_is_back() {
     assert!(live.read(0).0 == [3; 4096]);
     drop(live);
     std::fs::remove_file(&image).unwrap();
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_server_that_falls_silent_loses_its_connection_and_no_request() {
+    let socket = socket("stopped");
+    let server = Server::start(&socket, &["memory", "4M"]);
+    falls_silent(&server, over(&socket));
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_server_over_tcp_that_falls_silent_loses_its_connection_and_no_request() {
+    falls_silent_over_tcp(10811, &[], None);
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_server_over_tls_that_falls_silent_loses_its_connection_and_no_request() {
+    let certificates = Certificates::make();
+    let of_server = tls_of_server(&certificates);
+    falls_silent_over_tcp(10812, &of_server.each_ref().map(String::as_str), Some(trusting(&certificates, "client")));
+}
+
+fn falls_silent_over_tcp(port: u16, of_server: &[&str], tls: Option<NbdTls>) {
+    let arguments = [of_server, &["memory", "4M"]].concat();
+    let server = Server::spawn(&["-i", "127.0.0.1", "-p", &port.to_string()], &arguments);
+    wait_until("nbdkit listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let address = NbdAddress::Tcp { host: "127.0.0.1".into(), port };
+    falls_silent(&server, NbdOptions { address, tls, ..over(Path::new("")) });
+}
+
+fn falls_silent(server: &Server, options: NbdOptions) {
+    let limit = Duration::from_millis(500);
+    let live = Live::new(nbd(NbdOptions { request_timeout: Some(limit), ..options }).unwrap());
+    live.write(0, 1);
+    std::thread::sleep(limit * 2); // nobody waits, so nothing is missed
+    live.write(0, 1);
+    assert!(live.warnings().is_empty(), "{:?}", live.warnings());
+    std::thread::scope(|scope| {
+        let _stopped = server.stop();
+        let begin = Instant::now();
+        let writer = scope.spawn(|| live.write(0, 2));
+        wait_until("the connection is lost", || !live.warnings().is_empty());
+        assert!(begin.elapsed() >= limit && !writer.is_finished(), "{:?}", begin.elapsed());
+    });
+    assert!(live.read(0).0 == [2; 4096]);
+    let warnings = live.warnings();
+    assert!(warnings[0].contains("is lost (a request had no answer after 0.5 s)"), "{warnings:?}");
+    assert!(warnings.len() == 2 && warnings[1].contains("new connection"), "{warnings:?}");
+    drop(live);
+    assert_eq!(threads("ublk-nbd-watch"), 0);
+}
+
+/// A device of the small server of these tests.
+fn of_small_server(name: &str, manner: Manner, options: NbdOptions) -> (NbdServer, Live) {
+    let socket = socket(name);
+    let server = NbdServer::start(&socket, manner);
+    let address = NbdAddress::Unix { path: socket };
+    let target = nbd(NbdOptions { address, ..options }).unwrap();
+    let spec = DeviceSpec { max_io_bytes: 2 * MIB as u32, ..spec_for(target.as_ref()) };
+    (server, Live::with(target, spec))
+}
+
+/// Reads 2 MiB at [`PLACE`]: how long that took, and errno if it failed.
+fn read_at_place(live: &Live) -> (Duration, Option<i32>) {
+    let mut device = live.open();
+    device.seek(SeekFrom::Start(PLACE)).unwrap();
+    let mut pages = vec![*page(1); 512];
+    let mut slices: Vec<_> = pages.iter_mut().map(|page| IoSliceMut::new(&mut page.0)).collect();
+    let begin = Instant::now();
+    let read = device.read_vectored(&mut slices);
+    assert!(read.as_ref().is_ok_and(|&bytes| bytes as u64 == 2 * MIB) || read.is_err(), "{read:?}");
+    (begin.elapsed(), read.err().and_then(|error| error.raw_os_error()))
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_request_that_no_connection_gets_an_answer_to_fails_and_others_do_not() {
+    let limit = Duration::from_millis(500);
+    let options = NbdOptions { request_timeout: Some(limit), patience: limit, ..over(Path::new("")) };
+    let (server, live) = of_small_server("silent", Manner::Silent, options);
+    let (time, error) = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read_at_place(&live));
+        // The answers to these do not stand for the one that is missing.
+        while !reader.is_finished() {
+            live.read(0);
+        }
+        reader.join().unwrap()
+    });
+    assert!(error == Some(libc::EIO));
+    assert!((limit * 2..limit * 10).contains(&time), "it was sent, and sent again: {time:?}");
+    assert!(server.connections() >= 2);
+    let warnings = live.warnings();
+    assert!(warnings.iter().any(|text| text.contains("no answer of")), "{warnings:?}");
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn an_answer_that_comes_slowly_is_waited_for_by_all() {
+    let limit = Duration::from_secs(1);
+    let options = NbdOptions { request_timeout: Some(limit), ..over(Path::new("")) };
+    let (server, live) = of_small_server("slow", Manner::Slow(limit * 2 / 3), options);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read_at_place(&live));
+        std::thread::sleep(limit / 2);
+        live.read(0);
+        let (time, error) = reader.join().unwrap();
+        assert!(time >= limit * 2 && error.is_none(), "{time:?} {error:?}");
+    });
+    assert!(server.connections() == 1 && live.warnings().is_empty(), "{:?}", live.warnings());
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_deadline_ends_also_what_comes_slowly() {
+    let limit = Duration::from_secs(2);
+    let options = NbdOptions { request_timeout: Some(limit), deadline: Some(limit), ..over(Path::new("")) };
+    let (_server, live) = of_small_server("deadline", Manner::Slow(limit / 2), options);
+    let (time, error) = read_at_place(&live);
+    assert!(error == Some(libc::EIO));
+    assert!((limit / 2..limit * 5 / 4).contains(&time), "{time:?}");
+    live.read(0);
 }
 
 #[test]

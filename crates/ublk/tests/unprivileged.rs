@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use common::nbd_server::{Manner, NbdServer, PLACE};
 use common::{Live, MIB, page, spec_for};
 use ublk::control::{block_path, char_path};
-use ublk::target::{mem, null};
+use ublk::target::{NbdAddress, NbdOptions, mem, nbd, null};
 use ublk::uapi::Features;
 use ublk::{BufferMode, Control, DataPath, Device, DeviceSpec, Error, Recovery, list};
 
@@ -174,6 +175,50 @@ fn a_user_adds_uses_and_removes_a_device_that_others_cannot_touch() {
     control.stop(id).unwrap();
     succeeds(owner);
     assert!(!std::path::Path::new(&char_path(id)).exists());
+}
+
+/// Serves an export of which one place is never answered.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn as_the_owner_of_a_silent_export() {
+    if !is_user(OWNER) {
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("ublk-silent-{}.sock", std::process::id()));
+    let server = NbdServer::start(&path, Manner::Silent);
+    let target = nbd(NbdOptions {
+        address: NbdAddress::Unix { path: path.clone() },
+        export: String::new(),
+        read_only: false,
+        size_bytes: None,
+        block_bytes: None,
+        patience: Duration::from_secs(20),
+        request_timeout: Some(Duration::from_secs(1)),
+        deadline: Some(Duration::from_secs(3)),
+        tls: None,
+    });
+    let target = target.unwrap();
+    let spec = DeviceSpec { unprivileged: true, ..spec_for(target.as_ref()) };
+    let live = Live::with(target, spec);
+    println!("serves {}", live.device.id());
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    assert!(server.connections() > 2, "it was sent again: {}", server.connections());
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_deadline_saves_the_owner_of_an_export_that_is_never_answered() {
+    let _rules = Rules::install();
+    let mut owner = run_as(OWNER, "as_the_owner_of_a_silent_export", "");
+    let file = open_when_allowed(served_by(&mut owner));
+    let begin = Instant::now();
+    let error = file.read_exact_at(&mut page(0).0, PLACE).unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    file.read_exact_at(&mut page(0).0, 0).unwrap();
+    drop(file);
+    succeeds(owner);
 }
 
 #[test]

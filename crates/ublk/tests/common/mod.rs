@@ -4,6 +4,7 @@
 
 pub mod elsewhere;
 pub mod huge;
+pub mod nbd_server;
 pub mod watched;
 
 use std::fs::File;

@@ -31,7 +31,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that is ready for requests.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) socket: Socket,
+    /// Shared with what watches it.
+    pub(super) socket: Arc<Socket>,
     pub(super) export: Export,
     /// What carries it through TLS.
     pub(super) tunnel: Option<Tunnel>,
@@ -52,13 +53,13 @@ pub(super) fn connect(options: &NbdOptions) -> Result<Connection, Failure> {
     let Some(client) = client else {
         let export = choose(&mut socket, &options.export)?;
         socket.set_limit(None)?;
-        return Ok(Connection { socket, export, tunnel: None });
+        return Ok(Connection { socket: Arc::new(socket), export, tunnel: None });
     };
     start_tls(&mut socket)?;
     let mut session = handshake(client, socket)?;
     let export = first_answer(choose(&mut session, &options.export))?;
     let (socket, tunnel) = Tunnel::through(session)?;
-    Ok(Connection { socket, export, tunnel: Some(tunnel) })
+    Ok(Connection { socket: Arc::new(socket), export, tunnel: Some(tunnel) })
 }
 
 fn open(address: &NbdAddress) -> io::Result<Socket> {

@@ -2,7 +2,8 @@
 //!
 //! Each queue thread has a connection of its own, where the server allows several (CAN_MULTI_CONN). Many requests are on their way over
 //! each at a time (queue.rs). A connection that is lost is made again, and what was not answered is asked again (connect.rs): NBD's requests
-//! may be repeated. With TLS a thread stands between the queue's socket and the network (tunnel.rs).
+//! may be repeated. A server that does not answer in its time is left for a new connection, too (watch.rs). With TLS a thread stands between
+//! the queue's socket and the network (tunnel.rs).
 
 mod connect;
 mod protocol;
@@ -12,6 +13,7 @@ mod tls;
 mod tunnel;
 #[cfg(test)]
 mod tunnel_tests;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -68,6 +70,11 @@ pub struct NbdOptions {
     pub block_bytes: Option<u32>,
     /// How long requests wait for a lost connection before they fail with EIO.
     pub patience: Duration,
+    /// How long the server may take for an answer before its connection counts as lost; None waits without end. Requests are then answered, or
+    /// fail when they have waited for `patience` since they first lost a connection.
+    pub request_timeout: Option<Duration>,
+    /// How long a request may take in all before it fails with EIO; None where nobody counts.
+    pub deadline: Option<Duration>,
     /// Speak TLS, and with nobody who does not; None speaks it with nobody.
     pub tls: Option<NbdTls>,
 }

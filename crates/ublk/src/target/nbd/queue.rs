@@ -11,6 +11,9 @@
 //!
 //! A lost connection: when both operations have come back, a thread makes a new one (connect.rs), and every request that waits is sent
 //! again from its beginning. One of them looks from time to time whether it is there, and when patience is at its end all fail.
+//!
+//! A server that does not answer in its time loses its connection (watch.rs). It may let itself be connected to again all the same: with such a
+//! limit a request's own patience counts from the first connection that it lost. And no request outlives its deadline.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -25,6 +28,7 @@ use super::Shared;
 use super::connect::{Connection, Reconnection};
 use super::protocol::{Export, REPLY_BYTES, REQUEST_BYTES, decode, encode};
 use super::tunnel::Tunnel;
+use super::watch::{Limits, Watch};
 use crate::error::words;
 use crate::target::{BufferAddress, Io, Op, Progress, QueueTarget, Request, SocketIo, WOKEN};
 use crate::{CharDevice, Error};
@@ -37,6 +41,10 @@ const LOOK: u16 = 3;
 
 /// How often to look for a new connection.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Bytes of data that go through the socket in one operation, where the server's time is limited: its end shows that the connection is alive.
+/// As many as requests have unless a device is told otherwise (`max_io_bytes`), so that only longer ones take more operations.
+const PIECE_BYTES: u32 = 512 << 10;
 
 /// Place of a request's header in the headers.
 const HEADER_SPACE: usize = 32;
@@ -77,11 +85,17 @@ struct Slot {
     /// Operations on the ring that are charged to it.
     open: u8,
     stage: Stage,
+    /// When it first lost a connection, where the server's time is limited.
+    lost: Option<Instant>,
     /// Its result, when it is known.
     answer: Option<i32>,
 }
 
 impl Slot {
+    fn new(request: Request, place: u32) -> Slot {
+        Slot { request, sent: 0, received: 0, place, open: 0, stage: Stage::Whole, lost: None, answer: None }
+    }
+
     /// Bytes that the request is on its way.
     fn length(&self) -> u32 {
         let has_data = self.request.op == Op::Write && self.stage != Stage::Flush;
@@ -102,7 +116,12 @@ pub(super) struct NbdQueue {
     header_received: u32,
     /// The read whose data comes next.
     reading: Option<u16>,
+    /// The watch's looks when its header came.
+    reading_since: u64,
     is_looking: bool,
+    watch: Watch,
+    /// Most bytes of data in one operation.
+    piece_bytes: u32,
     /// One header per tag, and the reply's behind them.
     headers: Mapping,
 }
@@ -117,26 +136,26 @@ impl NbdQueue {
         let tags = tags as usize;
         let headers = Mapping::new((tags + 1) * HEADER_SPACE)
             .map_err(|_| Error::NoMemory { what: format!("{tags} headers"), id: Some(device.id()) })?;
-        let idle = Slot {
-            request: Request::default(),
-            sent: 0,
-            received: 0,
-            place: 0,
-            open: 0,
-            stage: Stage::Whole,
-            answer: None,
-        };
+        let limits = Limits { answer: shared.options.request_timeout, whole: shared.options.deadline };
+        let watch = Watch::begin(tags, limits).map_err(|_| Error::NoMemory {
+            what: "a thread that watches the connection".into(),
+            id: Some(device.id()),
+        })?;
+        watch.follow(&connection.socket);
         Ok(NbdQueue {
             shared: Arc::clone(shared),
             link: Link::Up(connection),
-            slots: vec![idle; tags],
+            slots: vec![Slot::new(Request::default(), 0); tags],
             waiting: Vec::with_capacity(tags),
             to_send: VecDeque::with_capacity(tags),
             is_sending: false,
             is_receiving: false,
             header_received: 0,
             reading: None,
+            reading_since: 0,
             is_looking: false,
+            watch,
+            piece_bytes: limits.answer.map_or(u32::MAX, |_| PIECE_BYTES),
             headers,
         })
     }
@@ -153,14 +172,15 @@ impl QueueTarget for NbdQueue {
         if encode(request, tag.into()).is_none() {
             return Progress::Done(-libc::EOPNOTSUPP);
         }
+        self.fail_late(tag, io);
         self.look();
         if let Link::Down { is_given_up: true, .. } = self.link {
             return Progress::Done(-libc::EIO);
         }
         let place = self.waiting.len() as u32;
-        self.slots[usize::from(tag)] =
-            Slot { request: *request, sent: 0, received: 0, place, open: 0, stage: Stage::Whole, answer: None };
+        self.slots[usize::from(tag)] = Slot::new(*request, place);
         self.waiting.push(tag);
+        self.watch.begun(tag);
         if let Link::Up(_) = self.link {
             self.ask(tag, Stage::Whole);
         }
@@ -181,7 +201,10 @@ impl QueueTarget for NbdQueue {
         }
         self.go_on(io);
         match self.slots[usize::from(tag)] {
-            Slot { open: 0, answer: Some(answer), .. } => Progress::Done(answer),
+            Slot { open: 0, answer: Some(answer), .. } => {
+                self.watch.ended(tag);
+                Progress::Done(answer)
+            }
             _ => Progress::Waiting,
         }
     }
@@ -245,9 +268,11 @@ impl NbdQueue {
             let address = self.header(usize::from(tag), slot.sent);
             SocketIo::SendFrom { address, length: header_bytes - slot.sent, has_more: slot.length() > header_bytes }
         } else {
-            SocketIo::Send { data_offset: slot.sent - header_bytes, length: slot.length() - slot.sent }
+            let length = (slot.length() - slot.sent).min(self.piece_bytes);
+            SocketIo::Send { data_offset: slot.sent - header_bytes, length }
         };
         self.is_sending = true;
+        self.watch.sent(tag);
         self.slots[usize::from(tag)].open += 1;
         io.at(tag).socket(SEND, socket, step);
     }
@@ -257,7 +282,8 @@ impl NbdQueue {
             _ if self.is_receiving => return,
             (Some(tag), _) => {
                 let Slot { received, request, .. } = self.slots[usize::from(tag)];
-                (tag, RECEIVE_DATA, SocketIo::Receive { data_offset: received, length: request.len_bytes - received })
+                let length = (request.len_bytes - received).min(self.piece_bytes);
+                (tag, RECEIVE_DATA, SocketIo::Receive { data_offset: received, length })
             }
             (None, Some(&tag)) => {
                 let (done, length) = (self.header_received, REPLY_BYTES as u32);
@@ -274,6 +300,7 @@ impl NbdQueue {
     fn sent(&mut self, tag: u16, result: i32) {
         self.is_sending = false;
         let Some(bytes) = self.taken(result) else { return };
+        self.watch.sent(tag);
         let slot = &mut self.slots[usize::from(tag)];
         slot.sent += bytes;
         if slot.sent < slot.length() {
@@ -299,7 +326,10 @@ impl NbdQueue {
         let slot = self.slots[usize::from(of)];
         let request = slot.request;
         match (errno, request.op) {
-            (0, Op::Read) => self.reading = Some(of),
+            (0, Op::Read) => {
+                self.reading = Some(of);
+                self.reading_since = self.watch.looks();
+            }
             _ if slot.stage == Stage::Written => self.lose("it answered what was not asked"),
             (0, _) if slot.stage == Stage::Whole && self.wants_flush(&request) => {
                 if slot.sent == slot.length() {
@@ -316,6 +346,7 @@ impl NbdQueue {
     fn data_received(&mut self, tag: u16, result: i32, io: &mut Io<'_>) {
         self.is_receiving = false;
         let Some(bytes) = self.taken(result) else { return };
+        self.watch.flowed(self.reading_since);
         let slot = &mut self.slots[usize::from(tag)];
         slot.received += bytes;
         if slot.received == slot.request.len_bytes {
@@ -341,6 +372,9 @@ impl NbdQueue {
     /// What ended the connection, when `end` came of an operation on it.
     #[cold]
     fn why(&self, end: i32) -> String {
+        if let Some(limit) = self.watch.passed() {
+            return format!("a request had no answer after {} s", limit.as_secs_f64());
+        }
         let tunnel = match &self.link {
             Link::Up(connection) => connection.tunnel.as_ref(),
             _ => None,
@@ -381,6 +415,13 @@ impl NbdQueue {
         self.shared.tell(format!("the connection to {server} is lost ({why}); it is being made again"));
         connection.socket.hang_up();
         self.link = Link::Ending { _socket: connection };
+        self.watch.leave(&self.waiting);
+        if self.shared.options.request_timeout.is_some() {
+            let now = Instant::now();
+            for &tag in &self.waiting {
+                self.slots[usize::from(tag)].lost.get_or_insert(now);
+            }
+        }
         self.to_send.clear();
         self.reading = None;
         self.header_received = 0;
@@ -395,6 +436,7 @@ impl NbdQueue {
         };
         let Some(connection) = making.take() else { return };
         self.shared.tell(format!("there is a new connection to {}", self.shared.options.address));
+        self.watch.follow(&connection.socket);
         self.link = Link::Up(connection);
         // Also what was written and not flushed: the other end may have lost it.
         for index in 0..self.waiting.len() {
@@ -404,6 +446,7 @@ impl NbdQueue {
 
     fn looked(&mut self, current: u16, io: &mut Io<'_>) {
         self.is_looking = false;
+        self.fail_late(current, io);
         self.look();
         let patience = self.shared.options.patience;
         match &mut self.link {
@@ -416,6 +459,29 @@ impl NbdQueue {
             .tell(format!("there is no new connection to {server} after {seconds} s; until there is, requests fail"));
         while let Some(&tag) = self.waiting.last() {
             self.answer(tag, -libc::EIO, current, io);
+        }
+    }
+
+    /// Fails the requests whose time is over. Before every look: with a new connection they would be sent again.
+    fn fail_late(&mut self, current: u16, io: &mut Io<'_>) {
+        if !matches!(self.link, Link::Down { .. }) {
+            return;
+        }
+        let patience = self.shared.options.patience;
+        let mut failed = 0;
+        // From the end: an answer puts the last one in its place.
+        for index in (0..self.waiting.len()).rev() {
+            let tag = self.waiting[index];
+            let is_lost = self.slots[usize::from(tag)].lost.is_some_and(|since| since.elapsed() >= patience);
+            if is_lost || self.watch.is_over(tag) {
+                failed += 1;
+                self.answer(tag, -libc::EIO, current, io);
+            }
+        }
+        if failed > 0 {
+            let server = &self.shared.options.address;
+            let requests = if failed == 1 { "1 request fails".into() } else { format!("{failed} requests fail") };
+            self.shared.tell(format!("{requests}: no answer of {server} in time"));
         }
     }
 
