@@ -67,6 +67,10 @@ export interface NbdSpec {
   exportName: string
   /** How long requests wait for a lost connection. */
   patienceMs: number
+  /** How long the server may take for an answer; null waits without end. */
+  requestTimeoutMs: number | null
+  /** How long a request may take in all; null where nobody counts. */
+  deadlineMs: number | null
   /** Null speaks none. */
   tls: NbdTlsSpec | null
 }

@@ -31,7 +31,10 @@ export interface NbdTlsOptions {
 }
 
 /** Where a server is. TLS options are for `nbds:` and `nbds+unix:` only, which never go on without TLS; they go before those in the URI. */
-export function nbdServer(uri: string | URL, tls: NbdTlsOptions | undefined): Omit<NbdSpec, 'patienceMs'> {
+export function nbdServer(
+  uri: string | URL,
+  tls: NbdTlsOptions | undefined,
+): Omit<NbdSpec, 'patienceMs' | 'requestTimeoutMs' | 'deadlineMs'> {
   if (typeof uri !== 'string' && !(uri instanceof URL)) throw invalidType('nbd uri', FORMS, uri)
   const url = URL.parse(String(uri))
   const scheme = SCHEMES[url?.protocol ?? '']

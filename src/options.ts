@@ -18,7 +18,7 @@ import type { DeviceInfo } from './info.ts'
 import { checkIntegrity, checkIntegrityDevice, type IntegrityOptions } from './integrity.ts'
 import { slotCount } from './layout.ts'
 import { checkId } from './list.ts'
-import type { DeviceSpec, IntegritySpec, TargetSpec } from './native.ts'
+import type { DeviceSpec, IntegritySpec, NbdSpec, TargetSpec } from './native.ts'
 import { type CheckedRequestMemory, checkRequestMemory, REQUEST_MEMORY_NAMES, type RequestMemoryOptions } from './request-memory.ts'
 import { checkDeviceSize, parseSize, type Size } from './size.ts'
 import { NativeTarget, type WorkerBackend, worker } from './targets.ts'
@@ -141,7 +141,12 @@ const MAX_PHYSICAL_BLOCK_SIZE = 64 * KIB
 /** After 30 s the kernel kills an unprivileged server (`ublk_timeout` in ublk_drv.c); the rest is for answering ETIMEDOUT ourselves. */
 const REQUEST_TIMEOUT_LIMIT_MS = 30_000
 const DEFAULT_REQUEST_TIMEOUT_MS = 20_000
-/** For a lost NBD connection of an unprivileged device: a network that loses everything is noticed after 10 s, and that is before them. */
+/**
+ * For a request of an unprivileged device with a native target: what a busy machine may need is left of the 30 s. With NBD the connection is
+ * taken for lost after 10 s, and the tick of a second in which that is seen; a new one is waited for 15 s; and if it is lost as well, this is the end.
+ */
+const USER_DEADLINE_MS = 28_000
+const USER_NBD_TIMEOUT_MS = 10_000
 const USER_PATIENCE_MS = 15_000
 
 /** One slab is one allocation; beyond this a typing error is likelier than a wish. */
@@ -245,8 +250,7 @@ export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): D
   if (options.integrity !== null) checkIntegrityDevice(target, options)
   if (options.unprivileged) checkUnprivileged(options, base)
   const readOnly = (options.readOnly ?? false) || base.readOnly
-  const nbd =
-    options.unprivileged && base.nbd !== null ? { ...base.nbd, patienceMs: Math.min(base.nbd.patienceMs, USER_PATIENCE_MS) } : base.nbd
+  const nbd = options.unprivileged && base.nbd !== null ? userNbd(base.nbd, delayOf(target)) : base.nbd
   return {
     ...commonSpec(options),
     sizeBytes,
@@ -269,6 +273,21 @@ function checkUnprivileged({ recovery, dataPath, integrity }: CheckedOptions, ta
   if (!['auto', 'copy', 'get-data'].includes(dataPath)) throw invalidValue('dataPath', `'auto', 'copy' or 'get-data' ${user}`, dataPath)
   if (integrity !== null) throw invalidValue('integrity', `left out ${user} (it moves by user-copy)`, undefined)
   if (target?.zoned) throw invalidValue('unprivileged', 'false for a zoned target (it moves its data by user-copy)', true)
+}
+
+/** An NBD server whose requests all end before the kernel ends ours: `delayMs` is what layers above it have taken of the time. */
+function userNbd(nbd: NbdSpec, delayMs: number): NbdSpec {
+  return {
+    ...nbd,
+    patienceMs: Math.min(nbd.patienceMs, USER_PATIENCE_MS),
+    requestTimeoutMs: Math.min(nbd.requestTimeoutMs ?? USER_NBD_TIMEOUT_MS, USER_NBD_TIMEOUT_MS),
+    deadlineMs: USER_DEADLINE_MS - delayMs,
+  }
+}
+
+/** How long every request waits on its way through all layers. */
+function delayOf(target: TargetSpec): number {
+  return target.over.map(delayOf).reduce((sum, delayMs) => sum + delayMs, target.faults?.delayMs ?? 0)
 }
 
 /** The target below all layers: the one that has the bytes. */

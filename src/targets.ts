@@ -88,6 +88,12 @@ export interface NbdOptions {
    * unprivileged device waits no longer than 15000.
    */
   patienceMs?: number
+  /**
+   * How long the server may take for an answer, in milliseconds, up to an hour, before its connection counts as lost and is made again; data of
+   * a long answer that keeps coming counts, too. What no new connection gets an answer to either fails with EIO when it has waited for
+   * `patienceMs` since. Default 0, which waits without end; an unprivileged device waits no longer than 10000, and 28000 in all.
+   */
+  requestTimeoutMs?: number
   /** For `nbds:` and `nbds+unix:`: whom to trust. Default: this system's authorities, and a certificate for the host of the URI. */
   tls?: NbdTlsOptions
 }
@@ -168,9 +174,14 @@ export function zoned(options: ZonedOptions = {}): NativeTarget {
  */
 export function nbd(uri: string | URL, options: NbdOptions = {}): NativeTarget {
   const sizeBytes = optionalSize(options, 'nbd')
-  const { readOnly = false, patienceMs = DEFAULT_PATIENCE_MS, tls } = options
+  const { readOnly = false, patienceMs = DEFAULT_PATIENCE_MS, requestTimeoutMs = 0, tls } = options
   if (typeof readOnly !== 'boolean') throw invalidType('nbd.readOnly', 'a boolean', readOnly)
-  const spec = { ...nbdServer(uri, tls), patienceMs: checkNumber('nbd.patienceMs', patienceMs, MAX_DELAY_MS) }
+  const spec = {
+    ...nbdServer(uri, tls),
+    patienceMs: checkNumber('nbd.patienceMs', patienceMs, MAX_DELAY_MS),
+    requestTimeoutMs: checkNumber('nbd.requestTimeoutMs', requestTimeoutMs, MAX_DELAY_MS) || null,
+    deadlineMs: null,
+  }
   return new NativeTarget({ kind: 'nbd', sizeBytes, readOnly, nbd: spec })
 }
 

@@ -48,6 +48,7 @@ const CASES: [args: string[], message: RegExp][] = [
   [['add', 'mirror', ...'abcdefghi'], /unexpected argument i/],
   [['add', 'nbd'], /URI/],
   [['add', 'nbd', 'nbd://a/x', 'b'], /unexpected argument b/],
+  [['add', 'nbd', 'nbd://a/x', '--timeout', '61m'], /--timeout .*from 0 to 3600000, got 3660000/],
   [['add', 'nbd', 'nbds://a/x?tls-certificate=/pki'], /tls-certificate must be of tls-certificates=DIR/],
   [['add', 'nbd', 'nbd://a/x?tls-certificates=/pki'], /nbds:/],
   [['add', 'fault'], /--over/],

@@ -5,7 +5,7 @@ import test from 'ava'
 import { abilitiesOf, type Backend } from '../../src/backend.ts'
 import { slotCount } from '../../src/layout.ts'
 import { backendDeviceSpec, checkOptions, type DeviceOptions, targetDeviceSpec } from '../../src/options.ts'
-import { fault, file, memory, mirror, nbd, nullTarget, stripe, type WorkerBackend, worker } from '../../src/targets.ts'
+import { fault, file, memory, mirror, type NbdOptions, nbd, nullTarget, stripe, type WorkerBackend, worker } from '../../src/targets.ts'
 
 const backend: Backend = { read: () => {} }
 const check = (options: object): ReturnType<typeof checkOptions> => checkOptions({ backend, ...options } as DeviceOptions)
@@ -270,12 +270,17 @@ test('targets check their own options', (t) => {
   t.throws(() => mirror({ paths: Array(9).fill('/a') }), { code: 'ERR_OUT_OF_RANGE', message: /^mirror.paths.length/ })
   t.throws(() => mirror({ paths: ['/a', ''] }), { code: 'ERR_INVALID_ARG_VALUE', message: /^mirror.paths/ })
   const nbdOf = (uri: string) => nbd(uri).spec.nbd
-  const patience = (unprivileged: boolean, patienceMs?: number) => {
-    const backend = fault(nbd('nbd://host', patienceMs === undefined ? {} : { patienceMs }), {})
-    return targetDeviceSpec(checkOptions({ backend, unprivileged }), backend.spec).target?.over[0]?.nbd?.patienceMs
+  const limits = (unprivileged: boolean, options: NbdOptions = {}, delayMs = 0) => {
+    const backend = fault(fault(nbd('nbd://host', options), { delayMs }), { delayMs })
+    const spec = targetDeviceSpec(checkOptions({ backend, unprivileged }), backend.spec).target?.over[0]?.over[0]?.nbd
+    return [spec?.requestTimeoutMs, spec?.patienceMs, spec?.deadlineMs]
   }
+  t.deepEqual(limits(false), [null, 20_000, null])
+  t.deepEqual(limits(false, { requestTimeoutMs: 60_000, patienceMs: 0 }), [60_000, 0, null])
   // Else the kernel kills the server of such a device before its requests fail.
-  t.deepEqual([patience(false), patience(true), patience(true, 60_000), patience(true, 500)], [20_000, 15_000, 15_000, 500])
+  t.deepEqual(limits(true), [10_000, 15_000, 28_000])
+  t.deepEqual(limits(true, { requestTimeoutMs: 60_000, patienceMs: 60_000 }), [10_000, 15_000, 28_000])
+  t.deepEqual(limits(true, { requestTimeoutMs: 300, patienceMs: 500 }, 9_000), [300, 500, 10_000])
   t.like(nbdOf('nbd://host/a%20b/c'), { host: 'host', port: 10809, socket: null, exportName: 'a b/c', patienceMs: 20_000 })
   t.like(nbdOf('nbd://[::1]:99'), { host: '::1', port: 99, exportName: '' })
   t.like(nbdOf('nbd+unix:///disk?socket=/run/x.sock'), { host: null, socket: '/run/x.sock', exportName: 'disk' })
@@ -284,6 +289,7 @@ test('targets check their own options', (t) => {
   }
   t.throws(() => nbd(7 as never), { code: 'ERR_INVALID_ARG_TYPE' })
   t.throws(() => nbd('nbd://a', { patienceMs: -1 }), { message: /^nbd.patienceMs/ })
+  t.throws(() => nbd('nbd://a', { requestTimeoutMs: 3_600_001 }), { message: /^nbd.requestTimeoutMs/ })
   t.throws(() => fault({} as never, {}), { code: 'ERR_INVALID_ARG_TYPE', message: /^fault over/ })
   const faultOf = (options: object) => fault(memory(), options).spec.faults
   for (const rate of [-0.1, 1.1, Number.NaN]) t.throws(() => faultOf({ errorRate: rate }), { message: /^fault.errorRate/ })

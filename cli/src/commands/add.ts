@@ -147,7 +147,10 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       summary: 'take the CPU from other programs when a request comes; without: higher rates, slow beside busy programs; default yes',
     }),
     'part-scan': Flags.boolean({ default: true, allowNo: true, summary: 'look for partitions when the device starts; default yes' }),
-    timeout: Flags.string({ helpValue: 'TIME', summary: 'for modules: time for one request, such as 500ms or 20s; default 20s' }),
+    timeout: Flags.string({
+      helpValue: 'TIME',
+      summary: 'time for one request, such as 500ms or 20s; for modules default 20s; for nbd, whose connection is then lost, default none',
+    }),
     foreground: Flags.boolean({ exclusive: ['run'], summary: 'serve in this process until SIGINT or SIGTERM' }),
     run: Flags.string({
       helpValue: 'COMMAND',
@@ -239,7 +242,8 @@ export function specOf({ argv, flags }: AddWords): ServeSpec {
     ...(!flags['part-scan'] && { partitionScan: false }),
     ...(flags.unprivileged && { unprivileged: true }),
     ...(flags.integrity !== undefined && { integrity: parseIntegrity(flags.integrity) }),
-    ...(flags.timeout !== undefined && { requestTimeoutMs: parseDurationMs(flags.timeout, '--timeout') }),
+    // That of nbd is its server's.
+    ...(flags.timeout !== undefined && baseOf(target).type !== 'nbd' && { requestTimeoutMs: parseDurationMs(flags.timeout, '--timeout') }),
   }
   if (baseOf(target).type === 'mem' && device.size === undefined)
     throw usage('a memory device needs --size', 'Example: `ublk add mem --size 1G`.')

@@ -15,6 +15,7 @@ import type {
 } from 'ublk'
 import { EXIT, Failure, usage } from './failure.ts'
 import { type FaultFlags, faultFlags, firstFaultFlag, parseFaults } from './faults.ts'
+import { parseDurationMs } from './units.ts'
 import { firstZoneFlag, parseZones, type ZoneFlags, type Zones } from './zones.ts'
 
 export type TargetSpec =
@@ -24,7 +25,7 @@ export type TargetSpec =
   | { type: 'stripe'; paths: string[]; chunk?: string; direct: boolean; create: boolean }
   | { type: 'mirror'; paths: string[]; direct: boolean; create: boolean }
   | { type: 'zoned'; path?: string; zones: Zones }
-  | { type: 'nbd'; uri: string }
+  | { type: 'nbd'; uri: string; requestTimeoutMs?: number }
   | { type: 'fault'; over: TargetSpec; faults: FaultOptions }
   | { type: 'module'; path: string; options: Record<string, string> }
 
@@ -65,6 +66,7 @@ export interface TargetFlags extends FaultFlags, ZoneFlags {
   direct: boolean
   create: boolean
   chunk?: string | undefined
+  timeout?: string | undefined
   set: string[]
 }
 
@@ -105,7 +107,7 @@ export function parseTarget(words: string[], flags: TargetFlags): TargetSpec {
 }
 
 function targetOf(type: string, rest: string[], flags: TargetFlags): TargetSpec {
-  const { direct, create, chunk } = flags
+  const { direct, create, chunk, timeout } = flags
   switch (type) {
     case 'null':
     case 'mem':
@@ -121,7 +123,7 @@ function targetOf(type: string, rest: string[], flags: TargetFlags): TargetSpec 
       return { type, ...(path !== undefined && { path }), zones: parseZones(flags) }
     }
     case 'nbd':
-      return { type, uri: parseUri(rest) }
+      return { type, uri: parseUri(rest), ...(timeout !== undefined && { requestTimeoutMs: parseDurationMs(timeout, '--timeout') }) }
   }
   if (/[/.]/.test(type)) return { type: 'module', path: modulePath(type), options: parseSettings(flags.set) }
   throw usage(`there is no target ${JSON.stringify(type)}`, FORMS)
@@ -232,7 +234,7 @@ function nativeTarget(ublk: Library, target: Exclude<TargetSpec, { type: 'module
     case 'zoned':
       return ublk.zoned({ ...target.zones, ...(target.path !== undefined && { path: target.path }) })
     case 'nbd':
-      return ublk.nbd(target.uri)
+      return ublk.nbd(target.uri, { ...(target.requestTimeoutMs !== undefined && { requestTimeoutMs: target.requestTimeoutMs }) })
     case 'fault':
       return ublk.fault(nativeTarget(ublk, target.over as typeof target), target.faults)
   }
@@ -282,7 +284,7 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^integrity\./, '--integrity '],
   [/^unprivileged (?=must)/, '--unprivileged '],
   [/^integrity (?=must)/, '--integrity '],
-  [/^requestTimeoutMs (?=must)/, '--timeout in milliseconds '],
+  [/^(?:nbd\.)?requestTimeoutMs (?=must)/, '--timeout in milliseconds '],
   [/^stripe\.chunk (?=must)/, '--chunk '],
   [/^fault\.delayMs (?=must)/, '--delay in milliseconds '],
   [/^fault\.errorRange\.(?:begin|end) (?=must)/, '--error-range '],

@@ -1,11 +1,11 @@
-import { execFile, execFileSync, spawnSync } from 'node:child_process'
-import { chownSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { execFile, execFileSync, spawn, spawnSync } from 'node:child_process'
+import { chownSync, existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import test from 'ava'
 import { errorOf, type Outcome, ublk } from '../program.ts'
-import { assertNothingLeft, isAlive, leftovers } from './device.ts'
+import { assertNothingLeft, isAlive, leftovers, waitUntil } from './device.ts'
 
 const OWNER = 1000
 const STRANGER = 1001
@@ -90,21 +90,34 @@ test.serial('what an unprivileged device cannot be is refused', async (t) => {
   t.is(errorOf(root).code, 'ERR_UBLK_INVALID_OPTION')
 })
 
-test.serial('a handler that never answers is answered for before the kernel kills the server', async (t) => {
+test.serial('a handler and an NBD server that never answer are answered for before the kernel kills ours', async (t) => {
   t.timeout(300_000)
   const module = join(home, 'silent.mjs')
   writeFileSync(
     module,
     `export default { size: 64 << 20, read: (buffer, offset) => (offset === ${PLACE} ? new Promise(() => {}) : undefined) }\n`,
   )
-  const added = await asUser(OWNER, 'add', module, '--unprivileged', '--json')
-  t.is(added.status, 0, added.stdout + added.stderr)
-  const { path, server } = JSON.parse(added.stdout)
+  const socket = join(home, 'nbd.sock')
+  const [command = '', ...words] = through(OWNER)
+  const nbdkit = spawn(command, [...words, 'nbdkit', '--foreground', '-U', socket, 'memory', '64M'], { stdio: 'ignore' })
+  t.teardown(() => nbdkit.kill('SIGKILL'))
+  await waitUntil('nbdkit listens', () => existsSync(socket))
+  const serve = async (...target: string[]): Promise<{ path: string; server: { pid: number } }> => {
+    const added = await asUser(OWNER, 'add', ...target, '--unprivileged', '--json')
+    t.is(added.status, 0, added.stdout + added.stderr)
+    return JSON.parse(added.stdout)
+  }
+  const [handler, client] = [await serve(module), await serve('nbd', `nbd+unix:///?socket=${socket}`)]
+  nbdkit.kill('SIGSTOP') // it takes what its sockets hold, and does nothing
   const begun = performance.now()
-  const read = promisify(execFile)('dd', [`if=${path}`, 'of=/dev/null', 'bs=4k', `skip=${PLACE / 4096}`, 'count=1', 'iflag=direct'])
-  await t.throwsAsync(read, { message: /timed out/i })
+  const read = (path: string): Promise<unknown> =>
+    promisify(execFile)('dd', [`if=${path}`, 'of=/dev/null', 'bs=4k', `skip=${PLACE / 4096}`, 'count=1', 'iflag=direct'])
+  const failed = t.throwsAsync(read(client.path), { message: /input\/output error/i })
+  await t.throwsAsync(read(handler.path), { message: /timed out/i })
   t.true(performance.now() - begun < KERNEL_PATIENCE_MS)
+  await failed
   await setTimeout(KERNEL_PATIENCE_MS + 5_000 - (performance.now() - begun))
-  t.true(isAlive(server.pid))
+  t.true(isAlive(handler.server.pid))
+  t.true(isAlive(client.server.pid))
   t.is((await asUser(OWNER, 'del', '--all')).status, 0)
 })

@@ -54,6 +54,10 @@ pub struct NbdSpec {
     pub export_name: String,
     /// How long requests wait for a lost connection.
     pub patience_ms: f64,
+    /// How long the server may take for an answer; null waits without end.
+    pub request_timeout_ms: Option<f64>,
+    /// How long a request may take in all; null where nobody counts.
+    pub deadline_ms: Option<f64>,
     /// None speaks none.
     pub tls: Option<NbdTlsSpec>,
 }
@@ -239,15 +243,16 @@ impl NbdSpec {
             (Some(path), _) => NbdAddress::Unix { path: path.into() },
             (None, host) => NbdAddress::Tcp { host: host.clone().unwrap_or_default(), port: self.port as u16 },
         };
+        let duration = |milliseconds: f64| Duration::from_secs_f64(milliseconds / 1000.0);
         NbdOptions {
             address,
             export: self.export_name.clone(),
             read_only,
             size_bytes,
             block_bytes,
-            patience: Duration::from_secs_f64(self.patience_ms / 1000.0),
-            request_timeout: None,
-            deadline: None,
+            patience: duration(self.patience_ms),
+            request_timeout: self.request_timeout_ms.map(duration),
+            deadline: self.deadline_ms.map(duration),
             tls: self.tls.as_ref().map(NbdTlsSpec::tls),
         }
     }
