@@ -248,7 +248,7 @@ export function targetDeviceSpec(options: CheckedOptions, target: TargetSpec): D
   checkPhysical(options.physicalBlockSize, blockSize)
   if (base.zoned !== null && sizeBytes !== null) checkZonedDevice(base.zoned, base.paths[0] ?? null, sizeBytes, options)
   if (options.integrity !== null) checkIntegrityDevice(target, options)
-  if (options.unprivileged) checkUnprivileged(options, base)
+  if (options.unprivileged) checkUnprivileged(options, target)
   const readOnly = (options.readOnly ?? false) || base.readOnly
   const nbd = options.unprivileged && base.nbd !== null ? userNbd(base.nbd, delayOf(target)) : base.nbd
   return {
@@ -272,7 +272,16 @@ function checkUnprivileged({ recovery, dataPath, integrity }: CheckedOptions, ta
   if (recovery !== 'off') throw invalidValue('recovery', `'off' ${user} (its user may not hold requests back)`, recovery)
   if (!['auto', 'copy', 'get-data'].includes(dataPath)) throw invalidValue('dataPath', `'auto', 'copy' or 'get-data' ${user}`, dataPath)
   if (integrity !== null) throw invalidValue('integrity', `left out ${user} (it moves by user-copy)`, undefined)
-  if (target?.zoned) throw invalidValue('unprivileged', 'false for a zoned target (it moves its data by user-copy)', true)
+  const delayMs = target === null ? 0 : delayOf(target)
+  if (delayMs >= USER_DEADLINE_MS) {
+    throw outOfRange(
+      'fault.delayMs',
+      `less than ${USER_DEADLINE_MS} ${user}, all layers together (after 30 s the kernel kills its server)`,
+      delayMs,
+    )
+  }
+  if (target !== null && baseOf(target).zoned !== null)
+    throw invalidValue('unprivileged', 'false for a zoned target (it moves its data by user-copy)', true)
 }
 
 /** An NBD server whose requests all end before the kernel ends ours: `delayMs` is what layers above it have taken of the time. */

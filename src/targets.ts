@@ -100,7 +100,7 @@ export interface NbdOptions {
 
 /** Options of `fault`. What is not given does not happen. */
 export interface FaultOptions {
-  /** Every request waits this long first, in milliseconds, up to an hour. */
+  /** Every request waits this long first, in milliseconds, up to an hour; less than 28000 for an unprivileged device, all layers together. */
   delayMs?: number
   /** Share of the requests that fail with EIO, 0 to 1. Default 1 where `errorOps` or `errorRange` is given, else 0. */
   errorRate?: number

@@ -55,6 +55,7 @@ const CASES: [args: string[], message: RegExp][] = [
   [['add', 'fault', 'mem', '-s', '1G'], /mem/],
   [['add', 'fault', '--over', 'mem'], /--size/],
   [['add', 'fault', '--over', 'mem', '-s', '1G', '--delay', 'soon'], /--delay soon/],
+  [['add', 'fault', '--over', 'mem', '-s', '1G', '--delay', '28s', '--unprivileged'], /--delay .*less than 28000 .*got 28000/],
   [['add', 'fault', '--over', 'mem', '-s', '1G', '--error-rate', '1.5'], /--error-rate 1\.5/],
   [['add', 'fault', '--over', 'mem', '-s', '1G', '--error-ops', 'read,erase'], /"erase"/],
   [['add', 'fault', '--over', 'mem', '-s', '1G', '--error-range', '1M'], /--error-range 1M/],

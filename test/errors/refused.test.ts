@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import test from 'ava'
-import { createDevice, type DeviceOptions, memory, worker } from '../../src/index.ts'
+import { createDevice, type DeviceOptions, fault, memory, worker } from '../../src/index.ts'
 import { type Case, type Command, Report } from './observe.ts'
 
 const MIB = 1 << 20
@@ -38,6 +38,11 @@ const OPTION_CASES: Case[] = [
   { what: 'An alignment that is none', library: misuse({ backend, dmaAlignment: 3 }), command: addMem('--dma-align', '3') },
   { what: 'Segments shorter than a page', library: misuse({ backend, maxSegmentSize: 512 }), command: addMem('--max-segment-size', '512') },
   { what: 'A time limit beyond the kernel’s', library: misuse({ backend, requestTimeoutMs: 50_000 }), command: addMem('--timeout', '50s') },
+  {
+    what: 'A delay for which the kernel would kill the server of an unprivileged device',
+    library: misuse({ backend: fault(mem, { delayMs: 30_000 }), unprivileged: true }),
+    command: { args: ['add', 'fault', '--over', 'mem', '-s', '1M', '--delay', '30s', '--unprivileged'] },
+  },
   { what: 'Not a device number', library: misuse({ backend, id: -1 }), command: addMem('-n', 'x') },
   { what: 'Not a recovery', library: misuse({ backend, recovery: 'maybe' }), command: addMem('--recovery', 'maybe') },
   { what: 'Zero copy for a JavaScript backend', library: misuse({ backend, dataPath: 'auto-zero-copy' }) },

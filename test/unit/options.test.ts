@@ -281,6 +281,11 @@ test('targets check their own options', (t) => {
   t.deepEqual(limits(true), [10_000, 15_000, 28_000])
   t.deepEqual(limits(true, { requestTimeoutMs: 60_000, patienceMs: 60_000 }), [10_000, 15_000, 28_000])
   t.deepEqual(limits(true, { requestTimeoutMs: 300, patienceMs: 500 }, 9_000), [300, 500, 10_000])
+  limits(false, {}, 3_600_000)
+  t.throws(() => limits(true, {}, 14_000), {
+    code: 'ERR_OUT_OF_RANGE',
+    message: /^fault.delayMs must be less than 28000 for an unprivileged device, .*kills.*, got 28000$/,
+  })
   t.like(nbdOf('nbd://host/a%20b/c'), { host: 'host', port: 10809, socket: null, exportName: 'a b/c', patienceMs: 20_000 })
   t.like(nbdOf('nbd://[::1]:99'), { host: '::1', port: 99, exportName: '' })
   t.like(nbdOf('nbd+unix:///disk?socket=/run/x.sock'), { host: null, socket: '/run/x.sock', exportName: 'disk' })
