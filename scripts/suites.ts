@@ -78,8 +78,17 @@ export const suites: Suite[] = [
       counts: 'cargo',
       tags: ['vm', 'e2e'],
       timeoutSeconds: 900,
+      fullOnly: !endKernels.includes(kernel),
     }),
   ),
+  {
+    // What it has and 6.12 has not is ways for data; the rest of the tests does not differ.
+    name: 'rust on 6.18, data paths',
+    command: ['test/rust-on-kernel', '6.18', 'paths'],
+    counts: 'cargo',
+    tags: ['vm', 'e2e'],
+    timeoutSeconds: 600,
+  },
   {
     name: 'rust on 7.2, as many as promised',
     command: ['env', 'UBLK_WHOLE=1', 'test/rust-on-kernel', '7.2', 'many'],
@@ -91,8 +100,8 @@ export const suites: Suite[] = [
   ...endKernels.flatMap((kernel) =>
     Object.entries(deviceTests).map(([name, limitSeconds]) => ({
       ...vmSuite(`${name} on ${kernel}`, `test/device/${name}.test.ts`, limitSeconds, ['--kernel', kernel]),
-      // There the core's own tests of recovery, and file systems alone, are enough for every day.
-      fullOnly: ['recovery', 'stack'].includes(name) && kernel !== '7.2',
+      // There the core's own tests, data, and the loss of power are enough for every day.
+      fullOnly: !['data', 'powercut'].includes(name) && kernel !== '7.2',
     })),
   ),
   ...endKernels.map(
@@ -137,7 +146,10 @@ export const suites: Suite[] = [
     timeoutSeconds: 2 * 3600,
     fullOnly: true,
   },
-  ...nodes.map((node) => vmSuite(`boundary on Node ${node}`, 'test/boundary/boundary.test.ts', 600, ['--node', node])),
+  ...nodes.map((node) => ({
+    ...vmSuite(`boundary on Node ${node}`, 'test/boundary/boundary.test.ts', 600, ['--node', node]),
+    fullOnly: node === '24', // all other suites run on it
+  })),
   { ...vmSuite('growth', 'test/boundary/growth.test.ts', 600), tags: ['vm', 'stress'] },
   {
     ...vmSuite('growth, 1000 devices', 'test/boundary/growth.test.ts', 1800, ['--env', 'UBLK_CYCLES=1000']),
@@ -184,6 +196,7 @@ export const suites: Suite[] = [
     counts: 'closing-line',
     tags: ['vm', 'stress', 'csi'],
     timeoutSeconds: 1200,
+    fullOnly: true,
   },
   ...endKernels.flatMap((kernel) =>
     ['ublk', 'rds'].map(
@@ -200,5 +213,5 @@ export const suites: Suite[] = [
   { name: 'errors', command: ['test/errors/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 900 },
   { name: 'install', command: ['test/install/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 500 },
   { name: 'caged', command: ['test/caged/run'], counts: 'tap', tags: ['vm', 'e2e', 'caged'], timeoutSeconds: 700 },
-  { name: 'vm harness', command: ['vm/test.sh'], counts: 'closing-line', tags: ['vm'], timeoutSeconds: 1200 },
+  { name: 'vm harness', command: ['vm/test.sh'], counts: 'closing-line', tags: ['vm'], timeoutSeconds: 1200, fullOnly: true },
 ]
