@@ -30,12 +30,19 @@ export interface ComparedFigure extends Common {
   floor: { atLeastTimes: number } | { atMostTimes: number } | { atMostMore: number } | { none: true }
 }
 
+/** Programs whose start is measured: Node.js alone, `ublk --version`, `ublk list`, and `ublk recover` until I/O goes on. */
+export const STARTS = ['node', 'version', 'list', 'recover'] as const
+export type Start = (typeof STARTS)[number]
+
+export const isStart = (value: string): value is Start => (STARTS as readonly string[]).includes(value)
+
 /** A value that needs no peer. */
 export interface SingleFigure extends Common {
   kind: 'single'
-  value: 'createToLive' | 'idleWakeUps' | 'idleResidentBytes'
+  value: 'createToLive' | 'idleWakeUps' | 'idleResidentBytes' | Start
   unit: string
-  atMost: number
+  /** Null for one that is there to compare others with. */
+  atMost: number | null
 }
 
 export type Figure = ComparedFigure | SingleFigure
@@ -90,6 +97,10 @@ export const figures: Figure[] = [
   { kind: 'single', id: 'create', title: 'create → live, median of 50', value: 'createToLive', unit: 'ms', atMost: 2 },
   { kind: 'single', id: 'idle', title: 'idle device of `ublk add`: wake-ups per second', value: 'idleWakeUps', unit: '', atMost: 0 },
   { kind: 'single', id: 'rss', title: 'idle JS server of `ublk add`: resident memory', value: 'idleResidentBytes', unit: 'MB', atMost: 80 },
+  { kind: 'single', id: 'start-node', title: 'start to end of Node.js alone', value: 'node', unit: 'ms', atMost: null },
+  { kind: 'single', id: 'start-version', title: 'start to end of `ublk --version`', value: 'version', unit: 'ms', atMost: 600 },
+  { kind: 'single', id: 'start-list', title: 'start to end of `ublk list`', value: 'list', unit: 'ms', atMost: 600 },
+  { kind: 'single', id: 'recover', title: 'start of `ublk recover` → I/O goes on', value: 'recover', unit: 'ms', atMost: 1000 },
 ]
 
 /** For `bench/run --modes`: each way of the driver, with each scheduling of our server, against kublk's. */

@@ -10,12 +10,13 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs, promisify } from 'node:util'
 import { type Contestant, contestants, leftBehind, modeContestants, type Serving, SIZE } from './contestants.ts'
-import { figures, modeFigures } from './figures.ts'
+import { figures, modeFigures, STARTS } from './figures.ts'
 import { fill, type Job, measure } from './fio.ts'
 import { contextSwitches, cpuTime, growth, residentBytes } from './processes.ts'
-import type { Idle, Results, Run } from './results.ts'
+import type { Idle, Results, Run, Starts } from './results.ts'
 
 const CREATIONS = 50
+const ROUNDS_OF_STARTS = 5
 const IDLE_SECONDS = 10
 /** A started Node.js tidies its memory up for some seconds. */
 const SETTLE_SECONDS = 20
@@ -64,14 +65,12 @@ const results: Results = {
   missing: {},
   runs: [],
   createToLive: [],
+  starts: null,
   idle: [],
 }
 
-if (wants('createToLive')) {
-  const program = fileURLToPath(new URL('./create.ts', import.meta.url))
-  const { stdout } = await run(process.execPath, [program, String(CREATIONS)])
-  results.createToLive = JSON.parse(stdout) as number[]
-}
+if (wants('createToLive')) results.createToLive = (await answerOf('./create.ts', CREATIONS)) as number[]
+if (STARTS.some(wants)) results.starts = (await answerOf('./startup.ts', ROUNDS_OF_STARTS)) as Starts
 if (wants('idleWakeUps') || wants('idleResidentBytes')) {
   for (const server of leftBehind) results.idle.push(await watchIdle(server))
 }
@@ -79,6 +78,12 @@ for (const group of ['null', 'memory', 'file'] as const) {
   await race(entered.filter((contestant) => contestant.group === group && plan.has(contestant.name)))
 }
 writeFileSync(options.out ?? '/dev/stdout', JSON.stringify(results, null, 2))
+
+/** What a program of this directory prints, as JSON: one that has a process to itself. */
+async function answerOf(program: string, count: number): Promise<unknown> {
+  const { stdout } = await run(process.execPath, [fileURLToPath(new URL(program, import.meta.url)), String(count)])
+  return JSON.parse(stdout)
+}
 
 /** Measures contestants side by side. */
 async function race(entrants: Contestant[]): Promise<void> {

@@ -7,7 +7,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { type ComparedFigure, type Figure, figures, type Measure, modeFigures, type Side, type SingleFigure } from './figures.ts'
+import { type ComparedFigure, type Figure, figures, isStart, type Measure, modeFigures, type Side, type SingleFigure } from './figures.ts'
 import type { Job } from './fio.ts'
 import { median, table, writeBetween } from './markdown.ts'
 import type { Results, Run } from './results.ts'
@@ -67,11 +67,13 @@ function singleRow(figure: SingleFigure): string[][] {
   const value = singleValue(figure)
   if (value === null) return []
   const shown = `${figure.value === 'createToLive' ? value.toFixed(2) : value.toFixed(1)} ${figure.unit}`.trim()
+  if (figure.atMost === null) return [[figure.title, shown, '', '', '', '']]
   return [[figure.title, shown, '', '', `≤ ${figure.atMost} ${figure.unit}`.trim(), value <= figure.atMost ? 'yes' : '**no**']]
 }
 
 function singleValue({ value }: SingleFigure): number | null {
   if (value === 'createToLive') return median(results.createToLive)
+  if (isStart(value)) return median(results.starts?.[value] ?? [])
   if (results.idle.length === 0) return null
   if (value === 'idleWakeUps') return Math.max(...results.idle.map(({ wakeUpsPerSecond }) => wakeUpsPerSecond))
   const servers = results.idle.filter(({ contestant }) => contestant.startsWith('JS'))

@@ -1,4 +1,5 @@
 /** What one boot measured: written by bench/measure.ts in the guest, read by bench/report.ts on the host. */
+import type { Start } from './figures.ts'
 import type { Job } from './fio.ts'
 
 /** One fio job on one contestant. */
@@ -22,6 +23,9 @@ export interface Idle {
   residentBytes: number
 }
 
+/** Milliseconds of each start of a program. */
+export type Starts = Record<Start, number[]>
+
 export interface Results {
   environment: Record<'kernel' | 'node' | 'fio' | 'seconds' | 'rounds' | 'size', string>
   /** Contestants that could not take part, and why. */
@@ -29,5 +33,6 @@ export interface Results {
   runs: Run[]
   /** Milliseconds of each creation in one process. */
   createToLive: number[]
+  starts: Starts | null
   idle: Idle[]
 }
