@@ -1,7 +1,8 @@
 import test from 'ava'
 import { columns, pairs } from '../src/lib/columns.ts'
 import { prometheusText } from '../src/lib/metrics.ts'
-import { formatTarget, parseSettings, withFlagNames } from '../src/lib/target.ts'
+import { parseSettings } from '../src/lib/parse-target.ts'
+import { formatTarget, withFlagNames } from '../src/lib/target.ts'
 import { formatBytes, formatNanoseconds, parseDurationMs } from '../src/lib/units.ts'
 
 test('columns are as wide as their widest cell; numbers stand right', (t) => {

@@ -8,19 +8,11 @@ import type { DescribedDevice } from '../lib/describe.ts'
 import { reportOf, usage } from '../lib/failure.ts'
 import { faultFlags } from '../lib/faults.ts'
 import { launch } from '../lib/launch.ts'
+import { parseIntegrity, parseTarget } from '../lib/parse-target.ts'
 import { runCommand } from '../lib/run-command.ts'
 import { DeviceServer } from '../lib/serve.ts'
 import { boundStop, STOP_GRACE_MS, stopSignals } from '../lib/signals.ts'
-import {
-  baseOf,
-  type DeviceSpec,
-  formatTarget,
-  isUnverified,
-  NULL_SIZE,
-  parseIntegrity,
-  parseTarget,
-  type ServeSpec,
-} from '../lib/target.ts'
+import { baseOf, type DeviceSpec, formatTarget, isUnverified, NULL_SIZE, type ServeSpec } from '../lib/target.ts'
 import { parseDurationMs } from '../lib/units.ts'
 import { zoneFlags } from '../lib/zones.ts'
 
