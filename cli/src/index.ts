@@ -1,38 +1,41 @@
-/** The verbs, by name: oclif's explicit strategy, so that nothing searches directories at start. */
+/**
+ * The verbs, by name: oclif's explicit strategy, so that nothing searches directories at start.
+ *
+ * All of them take as long to load as one takes to run, so the one that is named is loaded alone. oclif knows the others where it speaks of
+ * them: in the help of the program.
+ */
 
 import type { Command } from '@oclif/core/command'
-import Add from './commands/add.ts'
-import Affinity from './commands/affinity.ts'
-import Cleanup from './commands/cleanup.ts'
-import Del from './commands/del.ts'
-import Doctor from './commands/doctor.ts'
-import Features from './commands/features.ts'
-import Info from './commands/info.ts'
-import List from './commands/list.ts'
-import Quiesce from './commands/quiesce.ts'
-import Recover from './commands/recover.ts'
-import Resize from './commands/resize.ts'
-import Serve from './commands/serve.ts'
-import Shmem from './commands/shmem.ts'
-import Stats from './commands/stats.ts'
-import Stop from './commands/stop.ts'
-import Udev from './commands/udev.ts'
 
-export const COMMANDS: Record<string, Command.Class> = {
-  add: Add,
-  affinity: Affinity,
-  cleanup: Cleanup,
-  del: Del,
-  doctor: Doctor,
-  features: Features,
-  info: Info,
-  list: List,
-  quiesce: Quiesce,
-  recover: Recover,
-  resize: Resize,
-  serve: Serve,
-  shmem: Shmem,
-  stats: Stats,
-  stop: Stop,
-  udev: Udev,
+const VERBS: Record<string, () => Promise<{ default: Command.Class }>> = {
+  add: () => import('./commands/add.ts'),
+  affinity: () => import('./commands/affinity.ts'),
+  cleanup: () => import('./commands/cleanup.ts'),
+  del: () => import('./commands/del.ts'),
+  doctor: () => import('./commands/doctor.ts'),
+  features: () => import('./commands/features.ts'),
+  info: () => import('./commands/info.ts'),
+  list: () => import('./commands/list.ts'),
+  quiesce: () => import('./commands/quiesce.ts'),
+  recover: () => import('./commands/recover.ts'),
+  resize: () => import('./commands/resize.ts'),
+  serve: () => import('./commands/serve.ts'),
+  shmem: () => import('./commands/shmem.ts'),
+  stats: () => import('./commands/stats.ts'),
+  stop: () => import('./commands/stop.ts'),
+  udev: () => import('./commands/udev.ts'),
+}
+
+/** Those that are loaded: oclif finds them here, by the name that package.json gives it. */
+export const COMMANDS: Record<string, Command.Class> = {}
+
+/** First words that ask about no verb. */
+const VERBLESS = ['--version', '-V']
+
+/** Loads the verb that is the first word of a command line; all verbs if that word is none. */
+export async function loadVerbs(word = ''): Promise<void> {
+  if (VERBLESS.includes(word)) return
+  const named = Object.entries(VERBS).filter(([name]) => !Object.hasOwn(VERBS, word) || name === word)
+  const loaded = await Promise.all(named.map(async ([name, load]) => [name, (await load()).default]))
+  Object.assign(COMMANDS, Object.fromEntries(loaded))
 }

@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs'
 import { extname, join } from 'node:path'
 import { run } from '@oclif/core/run'
 import { settings } from '@oclif/core/settings'
+import { loadVerbs } from './index.ts'
 import { printError } from './lib/base-command.ts'
 
 const ROOT = join(import.meta.dirname, '..')
@@ -18,7 +19,9 @@ export async function main(argv: string[] = process.argv.slice(2)): Promise<void
   try {
     // Without plugins: oclif would look for them in the home directory, which a service user has not or may not read.
     const options = { root: ROOT, name: 'ublk-cli', isRoot: true, pjson: packageDescription(), userPlugins: false, devPlugins: false }
-    await run(normalise(argv), options)
+    const words = normalise(argv)
+    await loadVerbs(words[0])
+    await run(words, options)
   } catch (error) {
     // Verbs report their own errors; what comes here has no verb, such as an unknown one.
     printError(error, argv.includes('--json'))
