@@ -43,8 +43,17 @@ impl Server {
     fn stop(&self) -> Stopped {
         let server = Pid::from_child(&self.0);
         kill_process(server, Signal::STOP).unwrap();
-        Stopped(server)
+        let stopped = Stopped(server);
+        // Not before each of its threads has seen the signal: one could take a request until then.
+        wait_until("nbdkit is stopped", || thread_states(server).iter().all(|state| state == "T"));
+        stopped
     }
+}
+
+fn thread_states(process: Pid) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())).unwrap();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    stats.filter_map(|stat| Some(stat.rsplit_once(") ")?.1.split(' ').next()?.to_owned())).collect()
 }
 
 impl Drop for Server {
