@@ -171,12 +171,18 @@ fn is_readable(waker: &Waker, limit: Duration) -> bool {
     poll(&mut [PollFd::new(waker, PollFlags::IN)], Some(&limit)).unwrap() == 1
 }
 
-#[test]
-fn an_outer_event_loop_hears_of_completions_and_wakes() {
+/// An executor, a client of its ring, and what its owner sleeps on elsewhere.
+fn in_an_outer_event_loop() -> (LocalExecutor, External, Waker) {
     let executor = LocalExecutor::new().unwrap();
     let client = External::new(&executor, 16).unwrap();
     let signal = Waker::new().unwrap();
     client.register_eventfd(signal.as_fd()).unwrap();
+    (executor, client, signal)
+}
+
+#[test]
+fn an_outer_event_loop_hears_of_completions_and_wakes() {
+    let (executor, client, signal) = in_an_outer_event_loop();
     push(&client, timeout(&SHORT), 3);
     executor.turn(Wait::No).unwrap();
     assert!(is_readable(&signal, Duration::from_secs(10)), "no signal of a completion");
@@ -199,10 +205,7 @@ fn an_outer_event_loop_hears_of_completions_and_wakes() {
 /// Linux 6.12 and 6.18 raise a ring's eventfd for the first poll alone: docs/investigations/lost-signals.
 #[test]
 fn an_outer_event_loop_hears_of_each_wake() {
-    let executor = LocalExecutor::new().unwrap();
-    let client = External::new(&executor, 16).unwrap();
-    let signal = Waker::new().unwrap();
-    client.register_eventfd(signal.as_fd()).unwrap();
+    let (executor, _client, signal) = in_an_outer_event_loop();
     let remote = executor.remote();
     for round in 0..5 {
         executor.turn(Wait::No).unwrap();
@@ -216,10 +219,7 @@ fn an_outer_event_loop_hears_of_each_wake() {
 /// What a turn starts at its end, by tasks that it has woken, is submitted before the outer loop goes to sleep.
 #[test]
 fn an_operation_of_a_woken_task_does_not_wait_for_the_next_wake() {
-    let executor = LocalExecutor::new().unwrap();
-    let client = External::new(&executor, 16).unwrap();
-    let signal = Waker::new().unwrap();
-    client.register_eventfd(signal.as_fd()).unwrap();
+    let (executor, _client, signal) = in_an_outer_event_loop();
     let (reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(b"x").unwrap();
     let task = async move {

@@ -1,6 +1,6 @@
 //! Closes the ring of a queue that is left with tags, as for the next server, when the queue's thread has ended.
 //!
-//! A thread that closes such a ring and lives on may lose a request: before Linux 6.14 the driver takes the tags back in a thread of its own,
+//! A thread that closes such a ring and lives on may lose a request: on Linux 6.12 the driver takes the tags back in a thread of its own,
 //! and a request that is on its way to the queue just then is handed to the thread that lives, after the driver has looked for those to take
 //! back. Nobody answers it, and the device is never quiesced: docs/investigations/lost-requests. A thread that ends takes its tags back itself.
 
