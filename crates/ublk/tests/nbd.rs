@@ -266,11 +266,12 @@ fn falls_silent(server: &Server, options: NbdOptions) {
     live.write(0, 1);
     assert!(live.warnings().is_empty(), "{:?}", live.warnings());
     std::thread::scope(|scope| {
-        let _stopped = server.stop();
         let begin = Instant::now();
+        let _stopped = server.stop();
         let writer = scope.spawn(|| live.write(0, 2));
         wait_until("the connection is lost", || !live.warnings().is_empty());
-        assert!(begin.elapsed() >= limit && !writer.is_finished(), "{:?}", begin.elapsed());
+        // Of the limit itself watch.rs has a test; here udev may have read something just before.
+        assert!(begin.elapsed() >= limit / 2 && !writer.is_finished(), "{:?}", begin.elapsed());
     });
     assert!(live.read(0).0 == [2; 4096]);
     let warnings = live.warnings();
