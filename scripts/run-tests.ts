@@ -153,6 +153,8 @@ const outcomes: Outcome[] = []
 for (const suite of chosen) {
   outcomes.push(await runSuite(suite))
   if (interruptedBy !== undefined) {
+    // A limit of a CI may have ended it: what failed until then is worth knowing all the more.
+    showFailures(outcomes)
     console.error(`scripts/test: ended by ${interruptedBy}`)
     process.exit(interruptedBy === 'SIGINT' ? 130 : 143)
   }
