@@ -35,3 +35,17 @@ test('an unknown suite is a usage error that names it', (t) => {
   t.is(status, 2)
   t.regex(stderr, /no suite is called "nonesuch"/)
 })
+
+test('a suite that may not end in time is left out, told, and no failure of its own; with none run, the run failed', (t) => {
+  const { status, stdout } = spawnSync('scripts/test', ['--only', 'scripts', '--until', String(Math.round(Date.now() / 1000))], {
+    encoding: 'utf8',
+  })
+  t.regex(stdout, /^- +scripts +left out: it may take 120 s, more than are left\n0 passed, 0 failed\n$/)
+  t.is(status, 1)
+})
+
+test('a time that is none is a usage error that names it', (t) => {
+  const { status, stderr } = spawnSync('scripts/test', ['--until', 'noon'], { encoding: 'utf8' })
+  t.is(status, 2)
+  t.regex(stderr, /not "noon"/)
+})
