@@ -3,5 +3,5 @@ export default {
   extensions: ['ts'],
   files: ['scripts/**/*.test.ts', 'test/**/*.test.ts', 'cli/test/**/*.test.ts', 'csi/test/**/*.test.ts'],
   workerThreads: false,
-  timeout: '2m',
+  timeout: '4m',
 }

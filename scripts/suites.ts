@@ -199,7 +199,7 @@ export const suites: Suite[] = [
     ),
   ),
   vmSuite('examples', 'test/examples/*.test.ts', 1200),
-  { name: 'errors', command: ['test/errors/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 900 },
+  { name: 'errors', command: ['test/errors/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 1800 },
   vmSuite('cli unprivileged on 7.2', 'cli/test/device/unprivileged.test.ts', 900),
   vmSuite('cli targets on 7.2', 'cli/test/device/targets.test.ts', 900),
   vmSuite('cli signals on 7.2', 'cli/test/device/signals.test.ts', 900),

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 export const PROGRAM = join(import.meta.dirname, '..', 'bin', process.env.UBLK_VM === undefined ? 'dev.js' : 'run.js')
 export const VERBS = [
   ...['add', 'affinity', 'cleanup', 'del', 'doctor', 'features', 'info', 'list'],
-  ...['quiesce', 'recover', 'resize', 'serve', 'stats', 'stop', 'udev'],
+  ...['quiesce', 'recover', 'resize', 'serve', 'shmem', 'stats', 'stop', 'udev'],
 ]
 
 export interface Outcome {
@@ -39,8 +39,8 @@ export interface RunningProgram {
   firstLine: Promise<string>
 }
 
-/** Starts `ublk ARGS…`; killed after `limitMs` (default 60 s), which shows as a signal. */
-export function start(args: string[], { cwd, env = {}, through = [], limitMs = 60_000 }: RunOptions = {}): RunningProgram {
+/** Starts `ublk ARGS…`; killed after `limitMs` (default 110 s), which shows as a signal. */
+export function start(args: string[], { cwd, env = {}, through = [], limitMs = 110_000 }: RunOptions = {}): RunningProgram {
   // NODE_ENV is what ava sets; a user has none.
   const { NODE_ENV: _, ...inherited } = process.env
   const [command = '', ...rest] = [...through, process.execPath, PROGRAM, ...args]
