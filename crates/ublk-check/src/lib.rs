@@ -3,6 +3,7 @@
 //! ```text
 //! buffer     memory for requests
 //! disk       a block device past the page cache
+//! evidence   what checks against a model have in common
 //! sequence   random requests against a model in memory                      -> disk
 //! history    concurrent operations on few blocks, proved to be linearizable     -> disk
 //! survival   writes that outlive the server of the device                        -> disk
@@ -13,6 +14,7 @@
 
 pub mod buffer;
 pub mod disk;
+mod evidence;
 pub mod history;
 pub mod random;
 pub mod sequence;

@@ -12,15 +12,11 @@ use std::path::PathBuf;
 
 use crate::buffer::Buffer;
 use crate::disk::{Disk, Zeroing};
+use crate::evidence::{Failure, Wrong, compare, fill, in_threads, take_steps};
 use crate::random::Random;
 
 /// Longest request; a device with a smaller limit gets it in parts.
 const MAX_REQUEST_BYTES: u64 = 128 << 10;
-
-const SECTOR_BYTES: usize = 512;
-
-/// Sequences tried to find a short one that fails.
-const SHRINK_TRIES: usize = 200;
 
 /// Which requests a check is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,32 +128,18 @@ impl fmt::Display for Step {
 /// A sentence that says what was wrong, where, and how to have it again.
 pub fn check(disk: &dyn Disk, plan: &Plan) -> Result<u64, String> {
     let parts = parts(disk, plan.threads);
-    let failures: Vec<String> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..)
-            .zip(&parts)
-            .map(|(number, part)| scope.spawn(move || check_part(disk, plan, number, part.clone())))
-            .collect();
-        threads.into_iter().filter_map(|thread| thread.join().unwrap_or(Err("a panic".into())).err()).collect()
-    });
-    match failures.into_iter().next() {
-        None => Ok(plan.threads * plan.steps),
-        Some(failure) => Err(failure),
-    }
+    in_threads(&parts, |thread, part| {
+        let steps = steps(plan, thread, part.end - part.start, disk.block_bytes());
+        let run = |steps: &[Step]| Part::new(disk, plan, thread, part.clone())?.run(steps);
+        take_steps(steps, run).map_err(|wrong| format!("seed {}, thread {thread}, {wrong}", plan.seed))
+    })?;
+    Ok(plan.threads * plan.steps)
 }
 
 /// Equal parts of whole blocks; the last one takes the rest.
 fn parts(disk: &dyn Disk, count: u64) -> Vec<Range<u64>> {
     let size = disk.size_bytes() / count / disk.block_bytes() * disk.block_bytes();
     (0..count).map(|part| part * size..if part + 1 == count { disk.size_bytes() } else { (part + 1) * size }).collect()
-}
-
-fn check_part(disk: &dyn Disk, plan: &Plan, thread: u64, part: Range<u64>) -> Result<(), String> {
-    let steps = steps(plan, thread, part.end - part.start, disk.block_bytes());
-    let run = |steps: &[Step]| Part::new(disk, plan, thread, part.clone())?.run(steps);
-    let Err(Failure { at, wrong }) = run(&steps) else { return Ok(()) };
-    let named = steps.get(at).map_or("the last look at everything".into(), |step| format!("step {at}, {step}"));
-    let short = shrink(steps, |steps| run(steps).is_err());
-    Err(format!("seed {}, thread {thread}, {named}: {wrong}; {short}", plan.seed))
 }
 
 fn steps(plan: &Plan, thread: u64, size: u64, block: u64) -> Vec<Step> {
@@ -174,36 +156,6 @@ fn steps(plan: &Plan, thread: u64, size: u64, block: u64) -> Vec<Step> {
             Step { kind, offset, length, version }
         })
         .collect()
-}
-
-/// Leaves out what the failure does not need, as long as one thread alone shows it.
-fn shrink(mut steps: Vec<Step>, fails: impl Fn(&[Step]) -> bool) -> String {
-    if !fails(&steps) {
-        return "one thread alone does not show it".into();
-    }
-    let mut tries = 0;
-    let mut chunk = steps.len() / 2;
-    while chunk > 0 {
-        let mut start = 0;
-        while start < steps.len() && tries < SHRINK_TRIES {
-            let rest = [&steps[..start], &steps[(start + chunk).min(steps.len())..]].concat();
-            tries += 1;
-            if fails(&rest) {
-                steps = rest;
-            } else {
-                start += chunk;
-            }
-        }
-        chunk /= 2;
-    }
-    let shown: Vec<String> = steps.iter().map(Step::to_string).collect();
-    format!("{} steps show it: {}", steps.len(), shown.join(", "))
-}
-
-/// What was wrong, at the step of this index or after the last.
-struct Failure {
-    at: usize,
-    wrong: String,
 }
 
 /// One thread's part of the disk, with its model.
@@ -336,56 +288,6 @@ impl<'a> Part<'a> {
         let last =
             steps.iter().rfind(covers).map_or("filled at the start".into(), |step| format!("last changed by {step}"));
         format!("{place}byte {} is {found:#04x} and not {expected:#04x}; it was {last}", self.range.start + at)
-    }
-}
-
-/// Why a step failed.
-#[derive(Debug)]
-enum Wrong {
-    Error(io::Error),
-    Byte { place: &'static str, at: u64, found: u8, expected: u8 },
-}
-
-impl Wrong {
-    fn with_place(self, place: &'static str) -> Wrong {
-        match self {
-            Wrong::Byte { at, found, expected, .. } => Wrong::Byte { place, at, found, expected },
-            error => error,
-        }
-    }
-}
-
-impl From<io::Error> for Wrong {
-    fn from(error: io::Error) -> Wrong {
-        Wrong::Error(error)
-    }
-}
-
-impl fmt::Display for Wrong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Wrong::Error(error) => write!(f, "{error}"),
-            Wrong::Byte { at, .. } => write!(f, "byte {at} is wrong"),
-        }
-    }
-}
-
-fn compare(found: &[u8], expected: &[u8], offset: u64) -> Result<(), Wrong> {
-    if found == expected {
-        return Ok(());
-    }
-    let different = |&index: &usize| found[index] != expected[index];
-    let index = (0..expected.len()).find(different).unwrap_or(0);
-    let (found, expected) = (found[index], expected[index]);
-    Err(Wrong::Byte { place: "", at: offset + index as u64, found, expected })
-}
-
-/// No two sectors and no two versions look alike.
-fn fill(data: &mut [u8], offset: u64, version: u64) {
-    for (index, sector) in (0..).zip(data.chunks_mut(SECTOR_BYTES)) {
-        let number = offset / SECTOR_BYTES as u64 + index;
-        sector.fill((number * 31 + version * 0x5b) as u8 | 1); // never zero, as discarded bytes are
-        sector[..8].copy_from_slice(&(number << 24 | version).to_le_bytes());
     }
 }
 
