@@ -73,6 +73,10 @@ impl BlockDevice {
         let discard_granularity = queue_limit(&file, "discard_granularity")?.max(block_bytes);
         Ok(BlockDevice { file, size_bytes, block_bytes, discard_granularity })
     }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
 }
 
 impl Disk for BlockDevice {

@@ -13,6 +13,7 @@ const SHRINK_TRIES: usize = 200;
 pub(crate) enum Wrong {
     Error(io::Error),
     Byte { place: &'static str, at: u64, found: u8, expected: u8 },
+    Zone(String),
 }
 
 impl Wrong {
@@ -37,6 +38,7 @@ impl fmt::Display for Wrong {
             Wrong::Byte { place, at, found, expected } => {
                 write!(f, "{place}byte {at} is {found:#04x} and not {expected:#04x}")
             }
+            Wrong::Zone(sentence) => f.write_str(sentence),
         }
     }
 }

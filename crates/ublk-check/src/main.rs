@@ -3,6 +3,8 @@
 //! ```text
 //! sequence PATH OPERATION data|zeroes|anything seed=N [threads=N] [steps=N] [image=PATH] [shared=PATH]
 //! history PATH seed=N [threads=N] [operations=N] [blocks=N] [atomic=0|1] [shared=PATH]
+//! zones PATH OPERATION seed=N [threads=N] [steps=N] [image=PATH]
+//! protection PATH image=PATH seed=N [steps=N]
 //! load PATH verify|flush [seed=N] [threads=N] [shared=PATH]     starts it
 //! progress                                                      requests of the load that succeeded, and failed
 //! settle [limit_ms=N]                                           ends it
@@ -18,7 +20,7 @@ use std::time::Duration;
 use ublk_check::disk::BlockDevice;
 use ublk_check::sequence::{Expect, Operation};
 use ublk_check::survival::{Account, Kind, Load};
-use ublk_check::{history, sequence, survival};
+use ublk_check::{history, protection, sequence, survival, zones};
 
 fn main() -> std::io::Result<()> {
     let mut background = Background::default();
@@ -107,6 +109,26 @@ fn answer(words: &[&str]) -> Result<u64, String> {
                 shared: settings.path("shared"),
             };
             history::check(&open(path)?, &plan)
+        }
+        ["zones", path, operation, ref settings @ ..] => {
+            let settings = Settings::parse(settings)?;
+            let plan = zones::Plan {
+                kinds: named(&zones::OPERATIONS, operation)?,
+                seed: settings.number("seed", 1)?,
+                threads: settings.number("threads", 3)?,
+                steps: settings.number("steps", 24)?,
+                image: settings.path("image"),
+            };
+            zones::check(&open(path)?, &plan)
+        }
+        ["protection", path, ref settings @ ..] => {
+            let settings = Settings::parse(settings)?;
+            let plan = protection::Plan {
+                seed: settings.number("seed", 1)?,
+                steps: settings.number("steps", 2)?,
+                image: settings.path("image").ok_or("no image=PATH")?,
+            };
+            protection::check(&open(path)?, &plan)
         }
         _ => Err(format!("\"{}\" is no check", words.join(" "))),
     }
