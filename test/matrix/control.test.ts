@@ -2,9 +2,10 @@
  * The checker of the matrix finds what it is there for: a device that breaks one promise, once, is refused by the check of that operation.
  * Runs as root on a kernel with ublk.
  */
+import path from 'node:path'
 import test from 'ava'
-import type { Backend } from '../../src/index.ts'
-import { memoryBackend, withDevice } from '../device/support.ts'
+import { type Backend, type DeviceOptions, file, zoned } from '../../src/index.ts'
+import { memoryBackend, run, withDevice, withDirectory } from '../device/support.ts'
 import { Checker } from './checker.ts'
 
 const SIZE = (1 << 20) + 1536
@@ -67,7 +68,7 @@ const broken: Record<string, { operation: string; backend: () => Backend }> = {
   'one zeroing is lost': { operation: 'write-zeroes', backend: () => once('writeZeroes', 4, () => undefined) },
 }
 
-async function check(backend: Backend, ...lines: string[]): Promise<string[]> {
+async function check(backend: DeviceOptions['backend'], ...lines: string[]): Promise<string[]> {
   return withDevice({ backend, depth: 16, maxIoBytes: '64KiB' }, async (device) => {
     const checker = new Checker()
     const answers: string[] = []
@@ -117,4 +118,56 @@ test.serial('a history with one stale read is refused', async (t) => {
   }
   const [answer] = await check(backend, 'history operations=2000')
   t.regex(answer ?? '', /neither of the values/)
+})
+
+/** Checks writes to a zoned device through a layer of the kernel's that makes faults, as its table says. */
+async function checkZones(faults: string): Promise<string> {
+  const backend = zoned({ size: '3MiB', zoneSize: '128KiB', zoneCapacity: '96KiB', conventionalZones: 2 })
+  return withDevice({ backend, depth: 16, maxIoBytes: '64KiB' }, async (device) => {
+    const name = 'matrix-control'
+    await run('modprobe', 'dm-flakey')
+    await run('dmsetup', 'create', name, '--table', `0 ${(3 << 20) / 512} flakey ${device.path} 0 ${faults}`)
+    const checker = new Checker()
+    const answer = await checker.check(`zones /dev/mapper/${name} mixed`, 60_000).then(String, (error: Error) => error.message)
+    await checker.close()
+    await run('dmsetup', 'remove', '--retry', name)
+    return answer
+  })
+}
+
+const zonedFaults: Record<string, { faults: string; answer: RegExp }> = {
+  'a zoned device without faults passes': { faults: '3600 0', answer: /^72$/ },
+  'a zoned device that loses writes: refused': { faults: '0 3600 1 drop_writes', answer: /^seed 1, thread \d, / },
+  'a zoned device that changes a byte of what is written: refused': {
+    faults: '0 3600 5 corrupt_bio_byte 100 w 7 0',
+    answer: /^seed 1, thread \d, .* is 0x07 and not 0x/,
+  },
+  'a zoned device that changes a byte of what is read: refused': {
+    faults: '0 3600 5 corrupt_bio_byte 100 r 7 0',
+    answer: /^seed 1, thread \d, .* is 0x07 and not 0x/,
+  },
+}
+
+for (const [name, { faults, answer }] of Object.entries(zonedFaults)) {
+  test.serial(name, async (t) => t.regex(await checkZones(faults), answer))
+}
+
+test.serial('a zoned device whose zones are told something behind the back of the checker is refused', async (t) => {
+  const backend = zoned({ size: '3MiB', zoneSize: '128KiB' })
+  await withDevice({ backend, depth: 16 }, async (device) => {
+    const checker = new Checker()
+    await checker.check(`zones ${device.path} read steps=1`, 60_000) // it is there now, and begins before the other program
+    const answer = checker.check(`zones ${device.path} write steps=500`, 60_000).then(String, (error: Error) => error.message)
+    await run('blkzone', 'reset', device.path)
+    t.regex(await answer, /^seed 1, thread \d, /)
+    await checker.close()
+  })
+})
+
+test.serial('a device that believes what was changed below it is refused', async (t) => {
+  await withDirectory(async (directory) => {
+    const image = path.join(directory, 'image')
+    const [answer] = await check(file({ path: image, size: SIZE, create: true }), `protection image=${image}`)
+    t.regex(answer ?? '', /^seed 1, block at \d+: byte \d+ was changed, and the read succeeded$/)
+  })
 })

@@ -14,8 +14,9 @@ import {
   LAYOUTS,
   MODES,
   missingFlags,
-  OPERATIONS,
   type Operation,
+  operationsIn,
+  operationsOf,
   pairwise,
   SHARED_MEMORY,
   targetOf,
@@ -43,14 +44,10 @@ let seed = 1
 
 async function runCell(device: Device, group: Group, operation: Operation, image: string | undefined): Promise<number> {
   const { keeps } = targetOf(group.target)
-  const forgets = MODES[group.mode]?.leavesData === true ? 'anything' : 'zeroes'
-  const expect = keeps === 'nothing' ? forgets : 'data'
   const before = device.stats().operations
   const where = image === undefined ? '' : ` image=${image}`
-  const requests = await checker.check(
-    `sequence ${device.path} ${operation} ${expect} seed=${seed++}${where}${sharedBy(group)}`,
-    CELL_LIMIT_MS,
-  )
+  const check = `${checkOf(device, group, operation)} seed=${seed++}${where}${sharedBy(group)}`
+  const requests = await checker.check(check, CELL_LIMIT_MS)
   const after = device.stats().operations
   const failed = Object.entries(after).filter(([, { errors }]) => errors > 0)
   if (failed.length > 0)
@@ -59,6 +56,15 @@ async function runCell(device: Device, group: Group, operation: Operation, image
   const mustArrive = arrived !== 'flush' || keeps === 'image' || targetOf(group.target).isJavaScript
   if (mustArrive && after[arrived].requests === before[arrived].requests) throw new Error(`no ${arrived} arrived at the server`)
   return requests
+}
+
+/** Which check the cell is, and of what. */
+function checkOf({ path }: Device, { target, mode }: Group, operation: Operation): string {
+  if (operation === 'protection') return `protection ${path}`
+  const { keeps, isZoned } = targetOf(target)
+  if (isZoned) return `zones ${path} ${operation}`
+  const forgets = MODES[mode]?.leavesData === true ? 'anything' : 'zeroes'
+  return `sequence ${path} ${operation} ${keeps === 'nothing' ? forgets : 'data'}`
 }
 
 function runHistory(device: Device, group: Group): Promise<number> {
@@ -78,11 +84,13 @@ const ARRIVES: Record<Operation, 'read' | 'write' | 'flush' | 'discard' | 'write
   discard: 'discard',
   'write-zeroes': 'writeZeroes',
   mixed: 'write',
+  'zone-commands': 'write',
+  protection: 'read',
 }
 
 async function openDevice(group: Group, directory: string): Promise<{ device: Device; image: string | undefined }> {
-  const { backend, image } = await makeTarget[group.target](sizeFor(group.blockSize), directory)
-  const options = { ...MODES[group.mode]?.options, ...LAYOUTS[group.layout]?.options }
+  const { backend, image, ...extra } = await makeTarget[group.target](sizeFor(group.blockSize), directory)
+  const options = { ...MODES[group.mode]?.options, ...LAYOUTS[group.layout]?.options, ...extra }
   const device = await createDevice({ backend, blockSize: group.blockSize, depth: 16, maxIoBytes: '64KiB', ...options })
   return { device, image }
 }
@@ -128,7 +136,8 @@ async function resultsOf(group: Group, operations: Array<CellResult['operation']
 let checker = new Checker()
 if (here.has('SHMEM_ZC')) await makeSharedMemory()
 for (const group of groups) {
-  const results = await resultsOf(group, isForHistory(group) ? [...OPERATIONS, 'history'] : [...OPERATIONS])
+  const operations = values.pairs ? operationsIn(groups, group) : operationsOf(group.target)
+  const results = await resultsOf(group, isForHistory(group) ? [...operations, 'history'] : operations)
   for (const result of results) stdout.write(`${JSON.stringify(result)}\n`)
   if (results.some(({ reason }) => reason.startsWith('no answer'))) {
     void checker.close()

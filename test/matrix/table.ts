@@ -18,9 +18,13 @@ interface Mode extends Way {
   hasPlaces?: boolean
   /** Data that no target asks for stays where it is: what a target without a store lets a reader see is not its own. */
   leavesData?: boolean
+  /** The data of a request is in a fixed buffer of the ring. */
+  hasFixedBuffers?: boolean
   /** Where the data would have to be waited for, threads of the kernel move it: requests on one block at the same time may mix. */
   isParallel?: boolean
 }
+
+const IN_FIXED_BUFFERS = { hasFixedBuffers: true, leavesData: true, isParallel: true }
 
 /** How data moves between a request's pages and the server. */
 export const MODES: Record<string, Mode> = {
@@ -28,13 +32,12 @@ export const MODES: Record<string, Mode> = {
   'get-data': { options: { dataPath: 'get-data' }, needs: ['NEED_GET_DATA'], hasPlaces: true },
   'user-copy': { options: { dataPath: 'user-copy' }, needs: ['USER_COPY'], hasPlaces: true },
   // The bit of SUPPORT_ZERO_COPY is older than the feature; one of the next release tells whether it works.
-  'zero-copy': { options: { dataPath: 'zero-copy' }, needs: ['SUPPORT_ZERO_COPY', 'AUTO_BUF_REG'], leavesData: true, isParallel: true },
-  'auto-zero-copy': { options: { dataPath: 'auto-zero-copy' }, needs: ['AUTO_BUF_REG'], leavesData: true, isParallel: true },
+  'zero-copy': { options: { dataPath: 'zero-copy' }, needs: ['SUPPORT_ZERO_COPY', 'AUTO_BUF_REG'], ...IN_FIXED_BUFFERS },
+  'auto-zero-copy': { options: { dataPath: 'auto-zero-copy' }, needs: ['AUTO_BUF_REG'], ...IN_FIXED_BUFFERS },
   'auto-zero-copy, fallback': {
     options: { dataPath: 'auto-zero-copy', zeroCopyFallback: 'always' },
     needs: ['AUTO_BUF_REG'],
-    leavesData: true,
-    isParallel: true,
+    ...IN_FIXED_BUFFERS,
   },
   shmem: { options: { sharedMemory: SHARED_MEMORY }, needs: ['SHMEM_ZC'], leavesData: true },
 }
@@ -59,30 +62,52 @@ export const LAYOUTS: Record<string, Layout> = {
 /** What a read brings. `image`: and the file behind holds the same. */
 export type Keeps = 'data' | 'image' | 'nothing'
 
+interface Target extends Way {
+  keeps: Keeps
+  isJavaScript?: true
+  /** Written zone by zone. */
+  isZoned?: true
+  /** The kernel guards each block by protection information, which the target keeps. */
+  isProtected?: true
+  /** Costs much, and has nothing that only one way of the data shows: a small selection asks less of it. */
+  isSlow?: true
+}
+
 /** Who answers. `test/matrix/targets.ts` makes them. */
 export const TARGETS = {
   null: { keeps: 'nothing' },
   mem: { keeps: 'data' },
   file: { keeps: 'image' },
   'file, direct': { keeps: 'image' },
+  'file with integrity': { keeps: 'image', needs: ['INTEGRITY'], isProtected: true, isSlow: true },
   'block device': { keeps: 'image' },
   stripe: { keeps: 'data' },
   mirror: { keeps: 'data' },
+  nbd: { keeps: 'image', isSlow: true },
+  'zoned, memory': { keeps: 'data', needs: ['ZONED'], isZoned: true },
+  'zoned, file': { keeps: 'image', needs: ['ZONED'], isZoned: true },
   'fault over mem': { keeps: 'data' },
   'JavaScript, main thread': { keeps: 'data', isJavaScript: true },
   'JavaScript, worker': { keeps: 'data', isJavaScript: true },
   'JavaScript, synchronous worker': { keeps: 'data', isJavaScript: true },
-} satisfies Record<string, Way & { keeps: Keeps; isJavaScript?: true }>
+} satisfies Record<string, Target>
 
 export type TargetName = keyof typeof TARGETS
-type Target = Way & { keeps: Keeps; isJavaScript?: true }
 export const targetOf = (name: TargetName): Target => TARGETS[name]
 
 export const BLOCK_SIZES = [512, 4096]
 
-/** Kinds of requests, as `ublk-check sequence` knows them. */
-export const OPERATIONS = ['read', 'write', 'flush', 'fua', 'discard', 'write-zeroes', 'mixed'] as const
+/** Kinds of requests, as `ublk-check sequence` or `zones` knows them; and a change below the device, which it must not believe. */
+export const OPERATIONS = ['read', 'write', 'flush', 'fua', 'discard', 'write-zeroes', 'mixed', 'zone-commands', 'protection'] as const
 export type Operation = (typeof OPERATIONS)[number]
+
+/** Those that make sense for a target: zones are cleared by a reset, and take neither discards nor zeroing. */
+export function operationsOf(name: TargetName): Operation[] {
+  const { isZoned = false, isProtected = false } = targetOf(name)
+  const without: Operation[] = isZoned ? ['discard', 'write-zeroes'] : ['zone-commands']
+  if (!isProtected) without.push('protection')
+  return OPERATIONS.filter((operation) => !without.includes(operation))
+}
 
 /** One device; each operation on it is a cell. */
 export interface Group {
@@ -94,8 +119,15 @@ export interface Group {
 
 /** Combinations that the design has not; everything else is a cell. */
 function isPossible({ mode, layout, target }: Group): boolean {
+  const { isJavaScript, isZoned, isProtected } = targetOf(target)
   // A JavaScript backend has its data in its memory, and one thread per queue.
-  if (targetOf(target).isJavaScript) return mode === 'copy' && ['one queue', 'two queues'].includes(layout)
+  if (isJavaScript) return mode === 'copy' && ['one queue', 'two queues'].includes(layout)
+  // The zones belong to one thread and move by user copy (the driver takes zero copy besides, which is not made); it has no batches of them.
+  if (isZoned) return mode === 'user-copy' && ['one queue', 'plain files'].includes(layout)
+  // The driver moves integrity data by user copy only.
+  if (isProtected && mode !== 'user-copy') return false
+  // A socket takes no fixed buffers.
+  if (target === 'nbd' && MODES[mode]?.hasFixedBuffers) return false
   if (target === 'fault over mem' && MODES[mode]?.hasPlaces) return false
   // The driver has no batches of requests that wait for their data.
   return !(mode === 'get-data' && layout.startsWith('batch'))
@@ -128,6 +160,12 @@ export function pairwise(groups: Group[]): Group[] {
     for (const pair of pairsOf(best)) missing.delete(pair)
   }
   return chosen
+}
+
+/** What a device of a small selection is asked: of a slow target one device everything, and the others a mixture. */
+export function operationsIn(selection: Group[], group: Group): Operation[] {
+  const isOther = selection.find(({ target }) => target === group.target) !== group
+  return targetOf(group.target).isSlow && isOther ? ['mixed'] : operationsOf(group.target)
 }
 
 /** Flags that a device needs and this kernel lacks. */
