@@ -65,7 +65,13 @@ export function readText(path: string): string {
   }
 }
 
-export async function waitUntil(what: string, condition: () => boolean | Promise<boolean>, limitMs = 10_000): Promise<void> {
+/** What takes longer hangs. An emulated machine that shares its CPUs with others, and with a load, takes tens of seconds to start a program. */
+export const PATIENCE_MS = 180_000
+
+/** The promise to users is that device and process are gone two seconds after the signal; emulated, on half a CPU, they take four times as long. */
+export const STOP_LIMIT_MS = 8_000
+
+export async function waitUntil(what: string, condition: () => boolean | Promise<boolean>, limitMs = PATIENCE_MS): Promise<void> {
   const deadline = performance.now() + limitMs
   while (!(await condition())) {
     if (performance.now() > deadline) throw new Error(`not within ${limitMs} ms: ${what}`)

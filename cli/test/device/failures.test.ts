@@ -104,7 +104,7 @@ test.serial('a module that may not be read is one clear line', async (t) => {
 test.serial('kill -9 of the server: list shows what is left, del removes device, record and socket', async (t) => {
   const { id, path, server } = await add(t, 'mem', '-s', '16M')
   process.kill(server.pid, 'SIGKILL')
-  await waitUntil('the device is dead', async () => (await list(t))[0]?.state === 'dead', 30_000)
+  await waitUntil('the device is dead', async () => (await list(t))[0]?.state === 'dead')
   const [[listed], stats, doctor] = await Promise.all([list(t), ublk(['stats', String(id)]), ublk(['doctor'])])
   t.deepEqual(listed?.target, { type: 'mem' })
   assertReport(t, stats, 1, /no server/)
@@ -116,7 +116,7 @@ test.serial('kill -9 of the server: list shows what is left, del removes device,
 test.serial('kill -9 of the server with -r: quiesced, and del removes it', async (t) => {
   const { id, server } = await add(t, 'mem', '-s', '16M', '-r')
   process.kill(server.pid, 'SIGKILL')
-  await waitUntil('the device is quiesced', async () => (await list(t))[0]?.state === 'quiesced', 30_000)
+  await waitUntil('the device is quiesced', async () => (await list(t))[0]?.state === 'quiesced')
   await del(t, String(id))
   await assertNothingLeft(t)
 })

@@ -225,7 +225,7 @@ test.serial('del --async does not wait for a request that the backend holds; the
 test.serial('del --async of a device whose server was killed', async (t) => {
   const { id, server } = await add(t, 'mem', '-s', '16M')
   process.kill(server.pid, 'SIGKILL')
-  await waitUntil('the device is dead', async () => (await list(t))[0]?.state === 'dead', 30_000)
+  await waitUntil('the device is dead', async () => (await list(t))[0]?.state === 'dead')
   await del(t, String(id), '--async')
   await assertNothingLeft(t)
 })

@@ -29,7 +29,7 @@ async function json(t: ExecutionContext, ...args: string[]) {
 
 async function killServer(t: ExecutionContext, { id, server }: { id: number; server: { pid: number } }, state: string): Promise<void> {
   process.kill(server.pid, 'SIGKILL')
-  await waitUntil(`device ${id} is ${state}`, async () => (await list(t)).find((device) => device.id === id)?.state === state, 30_000)
+  await waitUntil(`device ${id} is ${state}`, async () => (await list(t)).find((device) => device.id === id)?.state === state)
 }
 
 function write(path: string, data: Buffer): void {

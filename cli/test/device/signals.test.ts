@@ -12,15 +12,11 @@ import {
   leftovers,
   MODULES,
   REACHED,
+  STOP_LIMIT_MS,
   serverPids,
   statFields,
   waitUntil,
 } from './device.ts'
-
-/** The promise to users: device and process are gone this long after the signal. */
-const STOP_LIMIT_MS = 2_000
-/** An emulated machine takes seconds to start a program. */
-const START_LIMIT_MS = 25_000
 
 test.afterEach.always(async (t) => {
   if (leftovers().length > 0) await ublk(['del', '--all'])
@@ -79,7 +75,7 @@ for (const way of ['detached', 'foreground']) {
         const directory = temporaryDirectory({ 'backend.ts': MODULES[module] })
         t.teardown(directory.remove)
         const running = start(['add', './backend.ts', ...(way === 'foreground' ? ['--foreground'] : [])], { cwd: directory.path })
-        await waitUntil('the stage is reached', () => existsSync(join(directory.path, REACHED)), START_LIMIT_MS)
+        await waitUntil('the stage is reached', () => existsSync(join(directory.path, REACHED)))
         running.kill(signal)
         const outcome = await running.outcome
         t.true(outcome.msAfterSignal < STOP_LIMIT_MS, `${signal}: ${outcome.msAfterSignal} ms`)
@@ -97,7 +93,7 @@ for (const module of ['neverAnswers', 'spins'] as const) {
     t.teardown(directory.remove)
     const running = start(['add', './backend.ts', '--foreground'], { cwd: directory.path })
     // Whether the device is live by then differs: kernels before 7.0 wait for the read of the partition table.
-    await waitUntil('a request has come', () => existsSync(join(directory.path, REACHED)), START_LIMIT_MS)
+    await waitUntil('a request has come', () => existsSync(join(directory.path, REACHED)))
     running.kill('SIGTERM')
     const { signal, msAfterSignal } = await running.outcome
     t.is(signal, null)
@@ -128,7 +124,7 @@ test.serial('kill -9 of the launcher while it waits: the server takes its device
   const directory = temporaryDirectory({ 'backend.ts': MODULES.neverOpens })
   t.teardown(directory.remove)
   const running = start(['add', './backend.ts'], { cwd: directory.path })
-  await waitUntil('the stage is reached', () => existsSync(join(directory.path, REACHED)), START_LIMIT_MS)
+  await waitUntil('the stage is reached', () => existsSync(join(directory.path, REACHED)))
   running.kill('SIGKILL')
   await running.outcome
   await assertNothingLeft(t, STOP_LIMIT_MS)
@@ -138,7 +134,7 @@ test.serial('kill -9 of the server while the launcher waits: an error, and nothi
   const directory = temporaryDirectory({ 'backend.ts': MODULES.neverOpens })
   t.teardown(directory.remove)
   const running = start(['add', './backend.ts'], { cwd: directory.path })
-  await waitUntil('the stage is reached', () => existsSync(join(directory.path, REACHED)), START_LIMIT_MS)
+  await waitUntil('the stage is reached', () => existsSync(join(directory.path, REACHED)))
   for (const pid of serverPids()) process.kill(pid, 'SIGKILL')
   assertReport(t, await running.outcome, 1, /SIGKILL/)
   await assertNothingLeft(t)

@@ -69,7 +69,7 @@ test.serial('recover: the zones are where they were, and are not made anew', asy
   const write = (page: number) => execFileSync('dd', ['if=/dev/urandom', `of=${block}`, 'bs=4k', 'count=1', `seek=${page}`, 'oflag=direct'])
   write(512)
   process.kill(server.pid, 'SIGKILL')
-  await waitUntil('it is quiesced', async () => (await list(t)).find((device) => device.id === id)?.state === 'quiesced', 30_000)
+  await waitUntil('it is quiesced', async () => (await list(t)).find((device) => device.id === id)?.state === 'quiesced')
 
   for (const name of [path, `${path}.zones`]) renameSync(name, `${name}.away`)
   const lost = await ublk(['recover', String(id), '--json'])
