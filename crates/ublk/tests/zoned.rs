@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Live, MIB, eventually, page, spec_for};
 use proptest::prelude::*;
@@ -38,7 +38,18 @@ fn small() -> ZonedOptions {
 }
 
 fn live(options: &ZonedOptions) -> Live {
-    Live::new(zoned(options).unwrap())
+    Live::new(opened(options))
+}
+
+/// The lock of a killed server goes with its ring, a little later than the process.
+fn opened(options: &ZonedOptions) -> Arc<dyn Target> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match zoned(options) {
+            Err(Error::Busy { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            target => return target.unwrap(),
+        }
+    }
 }
 
 /// The zones of a device, asked of the device itself.
@@ -574,7 +585,7 @@ fn a_killed_servers_zones_go_on_under_the_next_one() {
         assert!(refusal(&mut device, None).contains("was made with other zones"));
         let forgotten = zoned(&small()).unwrap();
         assert!(refusal(&mut device, Some(forgotten.as_ref())).contains("has lost its zones"));
-        let served = ublk::spawn_target(&mut device, zoned(&options).unwrap(), Arc::new(|_| ())).unwrap();
+        let served = ublk::spawn_target(&mut device, opened(&options), Arc::new(|_| ())).unwrap();
         device.start().unwrap();
 
         is_over.store(true, Ordering::Release);
