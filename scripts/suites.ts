@@ -148,8 +148,8 @@ export const suites: Suite[] = [
     ...vmSuite(`boundary on Node ${node}`, 'test/boundary/boundary.test.ts', 600, ['--node', node]),
     fullOnly: node === '24', // all other suites run on it
   })),
-  vmSuite('cli on 7.2', 'cli/test/device/{lifecycle,failures}.test.ts', 900),
-  { name: 'install', command: ['test/install/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 500 },
+  vmSuite('cli on 7.2', 'cli/test/device/{lifecycle,failures}.test.ts', 1500),
+  { name: 'install', command: ['test/install/run'], counts: 'tap', tags: ['vm', 'e2e'], timeoutSeconds: 800 },
   vmSuite('cli recovery on 7.2', 'cli/test/device/recovery.test.ts', 1200),
   vmSuite('cli serve on 7.2', 'cli/test/device/serve.test.ts', 1800),
   {
