@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use common::{Live, MIB, eventually, page, spec_for};
+use common::{Live, MIB, eventually, of_the_dead, page, spec_for};
 use ublk::target::{FileOptions, Integrity, file, mem, null, with_integrity};
 use ublk::uapi::{Features, IntegrityChecksum};
 use ublk::{BufferMode, Control, DataPath, Device, DeviceSpec, Error, Recovery, Target};
@@ -341,7 +340,7 @@ fn a_killed_servers_device_goes_on_and_its_data_is_verified() {
     assert_eq!(device.integrity(), Some(T10DIF));
     let error = device.take_target(Some(mem(16 * MIB).unwrap().as_ref())).unwrap_err();
     assert!(error.to_string().contains("was made with other integrity data"), "{error}");
-    let target = over_file_of_the_dead(&scratch.image());
+    let target = of_the_dead(|| over_file(&scratch.image(), T10DIF));
     let served = ublk::spawn_target(&mut device, target, Arc::new(|_| ())).unwrap();
     device.start().unwrap();
     let before = written.load(Ordering::Acquire);
@@ -361,17 +360,6 @@ fn a_killed_servers_device_goes_on_and_its_data_is_verified() {
     device.close_char();
     drop(file);
     device.delete().unwrap();
-}
-
-/// The lock of a killed server goes with its ring.
-fn over_file_of_the_dead(image: &Path) -> Arc<dyn Target> {
-    let until = Instant::now() + Duration::from_secs(10);
-    loop {
-        match over_file(image, T10DIF) {
-            Err(Error::Busy { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
-            opened => return opened.unwrap(),
-        }
-    }
 }
 
 #[test]

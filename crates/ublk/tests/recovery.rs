@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::{Live, MIB, page, spec_for};
+use common::{Live, MIB, of_the_dead, page, spec_for};
 use ublk::control::{block_path, char_path};
 use ublk::device::{DataPath, Threads};
 use ublk::target::{FileOptions, Geometry, Io, Progress, QueueTarget, Request, file, mem, mem_zero_copy, null};
@@ -38,14 +38,7 @@ fn policies() -> Vec<Recovery> {
 
 fn image(path: &Path) -> Arc<dyn Target> {
     let options = FileOptions { size_bytes: Some(SIZE), create: true, ..FileOptions::default() };
-    let until = Instant::now() + LIMIT;
-    loop {
-        match file(path, &options) {
-            // The lock of a killed server goes with its ring, a little later than the process.
-            Err(Error::Busy { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
-            opened => return opened.unwrap(),
-        }
-    }
+    of_the_dead(|| file(path, &options))
 }
 
 /// The server of another process; killed at the end.

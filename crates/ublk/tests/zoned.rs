@@ -13,9 +13,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{Live, MIB, eventually, page, spec_for};
+use common::{Live, MIB, eventually, of_the_dead, page, spec_for};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use ublk::target::{Geometry, Io, Op, Progress, QueueTarget, Request, ZonedGeometry, ZonedOptions, zoned};
@@ -38,18 +38,7 @@ fn small() -> ZonedOptions {
 }
 
 fn live(options: &ZonedOptions) -> Live {
-    Live::new(opened(options))
-}
-
-/// The lock of a killed server goes with its ring, a little later than the process.
-fn opened(options: &ZonedOptions) -> Arc<dyn Target> {
-    let until = Instant::now() + Duration::from_secs(10);
-    loop {
-        match zoned(options) {
-            Err(Error::Busy { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
-            target => return target.unwrap(),
-        }
-    }
+    Live::new(of_the_dead(|| zoned(options)))
 }
 
 /// The zones of a device, asked of the device itself.
@@ -585,7 +574,7 @@ fn a_killed_servers_zones_go_on_under_the_next_one() {
         assert!(refusal(&mut device, None).contains("was made with other zones"));
         let forgotten = zoned(&small()).unwrap();
         assert!(refusal(&mut device, Some(forgotten.as_ref())).contains("has lost its zones"));
-        let served = ublk::spawn_target(&mut device, opened(&options), Arc::new(|_| ())).unwrap();
+        let served = ublk::spawn_target(&mut device, of_the_dead(|| zoned(&options)), Arc::new(|_| ())).unwrap();
         device.start().unwrap();
 
         is_over.store(true, Ordering::Release);

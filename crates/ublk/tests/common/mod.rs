@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ublk::serve::ServeEvent;
-use ublk::{Control, Deletion, Device, DeviceSpec, Served, Target, spawn_target};
+use ublk::{Control, Deletion, Device, DeviceSpec, Error, Served, Target, spawn_target};
 
 pub const MIB: u64 = 1 << 20;
 
@@ -38,6 +38,17 @@ pub fn run_with_input(command: &[&str], input: &str) {
     let mut child = Command::new(command[0]).args(&command[1..]).stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "{command:?}");
+}
+
+/// Opens a target over files of a server that was killed: their locks go with its ring, a little later than the process.
+pub fn of_the_dead(open: impl Fn() -> Result<Arc<dyn Target>, Error>) -> Arc<dyn Target> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match open() {
+            Err(Error::Busy { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            target => return target.unwrap(),
+        }
+    }
 }
 
 /// Whether it is so within two seconds, and still is half a second later.
