@@ -19,6 +19,19 @@ export function readCounts(output: string, format: CountFormat): Counts {
   return { passed: sum(patterns[format].passed), failed: sum(patterns[format].failed) }
 }
 
+/** One line per test, of suites that give one. */
+const lines: Record<CountFormat, { passed: RegExp; failed: RegExp }> = {
+  cargo: { passed: /^test .* \.\.\. ok$/gm, failed: /^test .* \.\.\. FAILED$/gm },
+  tap: { passed: /^ok \d+ /gm, failed: /^not ok \d+ /gm },
+  'closing-line': { passed: /(?!)/g, failed: /^FAILED /gm },
+}
+
+/** Counts of a suite that did not come to its end, from the lines of its tests. */
+export function countsSoFar(output: string, format: CountFormat): Counts {
+  const count = (pattern: RegExp): number => [...output.matchAll(pattern)].length
+  return { passed: count(lines[format].passed), failed: count(lines[format].failed) }
+}
+
 /**
  * The counts that stand for a suite: one that ended badly without naming a failed test counts one failure, and so does
  * one that ran no test at all.

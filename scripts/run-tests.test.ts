@@ -40,7 +40,7 @@ test('a suite that may not end in time is left out, told, and no failure of its 
   const { status, stdout } = spawnSync('scripts/test', ['--only', 'scripts', '--until', String(Math.round(Date.now() / 1000))], {
     encoding: 'utf8',
   })
-  t.regex(stdout, /^- +scripts +left out: it may take 120 s, more than are left\n0 passed, 0 failed\n$/)
+  t.regex(stdout, /^- +scripts +left out: it may take 120 s, and 0 s are left\n0 passed, 0 failed\n$/)
   t.is(status, 1)
 })
 

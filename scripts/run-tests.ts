@@ -3,34 +3,23 @@
  * target/test-logs; here it gets one line. The last line is `N passed, N failed`, the sum over all suites.
  * Exit status: 0 all passed, 1 something failed, 2 usage.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import { parseArgs } from 'node:util'
-import { type Counts, judge, readCounts } from './counts.ts'
 import { excerpt } from './failures.ts'
+import { endSuites, type Outcome, root, runSuite } from './run-suite.ts'
 import { type Suite, suites } from './suites.ts'
 
-const root = path.resolve(import.meta.dirname, '..')
-const logDirectory = 'target/test-logs'
-/** Time between SIGTERM and SIGKILL: enough for vm/run to end its VM. */
-const killGraceMs = 10_000
+/** With less of its limit left than this share a suite is not begun: most take a third of it. */
+const LEAST_SHARE = 1 / 4
 
 const help = `Usage: scripts/test [--only NAME]… [--tag TAG]… [--full] [--until TIME] [--list]
   --only NAME  this suite only (repeatable)
   --tag TAG    suites with this tag only (repeatable)
   --full       also the suites that are too long for \`make test\`
-  --until TIME seconds since 1970: a suite whose limit would pass that time is left out, and told
+  --until TIME seconds since 1970: a suite that cannot end by then is left out, one that has not ended is cut off; both are told
   --list       show the suites and stop`
-
-interface Outcome {
-  suite: Suite
-  counts: Counts
-  /** Why it failed, for people; empty when it did not. */
-  reason: string
-  logPath: string
-}
 
 function usageError(message: string): never {
   console.error(`${message}\n${help}`)
@@ -83,58 +72,11 @@ function select(only: string[], tags: string[], full: boolean): Suite[] {
   return chosen
 }
 
-let running: ChildProcess | undefined
-
-/** Ends the running suite with everything it started: each runs in a process group of its own. */
-function endSuite(): void {
-  const child = running
-  const send = (signal: NodeJS.Signals): void => {
-    if (child?.pid !== undefined && child.exitCode === null && child.signalCode === null) process.kill(-child.pid, signal)
-  }
-  send('SIGTERM')
-  setTimeout(send, killGraceMs, 'SIGKILL').unref()
-}
-
-/** Runs a suite's command; resolves with why it ended badly, or with an empty string. */
-function runCommand(suite: Suite, logDescriptor: number): Promise<string> {
-  return new Promise((resolve) => {
-    const [program, ...parameters] = suite.command as [string, ...string[]]
-    const child = spawn(program, parameters, { cwd: root, detached: true, stdio: ['ignore', logDescriptor, logDescriptor] })
-    running = child
-    let timedOut = false
-    const limit = setTimeout(() => {
-      timedOut = true
-      endSuite()
-    }, suite.timeoutSeconds * 1000)
-    child.once('error', (error) => {
-      clearTimeout(limit)
-      resolve(`could not be started: ${error.message}`)
-    })
-    child.once('exit', (status, signal) => {
-      clearTimeout(limit)
-      if (timedOut) resolve(`still running after ${suite.timeoutSeconds} s`)
-      else if (signal !== null) resolve(`ended by ${signal}`)
-      else resolve(status === 0 ? '' : `exit status ${status}`)
-    })
-  })
-}
-
-async function runSuite(suite: Suite): Promise<Outcome> {
-  const logPath = path.join(logDirectory, `${suite.name.replaceAll(/[^\w.-]+/g, '-')}.log`)
-  const logDescriptor = openSync(path.join(root, logPath), 'w')
-  if (process.stdout.isTTY) process.stdout.write(`      ${suite.name} …`)
-  const startedMs = performance.now()
-  const badEnd = await runCommand(suite, logDescriptor)
-  closeSync(logDescriptor)
-  const seconds = ((performance.now() - startedMs) / 1000).toFixed(1)
-
-  const told = readCounts(readFileSync(path.join(root, logPath), 'utf8'), suite.counts)
-  const counts = judge(told, badEnd === '')
-  const reason = badEnd || (told.failed > 0 ? `${told.failed} failed` : counts.failed > 0 ? 'ran no test' : '')
+function tell({ suite, counts, reason, remark, seconds }: Outcome): void {
   const mark = reason === '' ? 'ok   ' : 'FAIL '
   if (process.stdout.isTTY) process.stdout.write('\r\u001B[K')
-  console.log(`${mark} ${suite.name.padEnd(28)} ${`${counts.passed} passed, ${counts.failed} failed`.padEnd(26)} ${seconds.padStart(7)} s`)
-  return { suite, counts, reason, logPath }
+  const line = `${mark} ${suite.name.padEnd(28)} ${`${counts.passed} passed, ${counts.failed} failed`.padEnd(26)} ${seconds.toFixed(1).padStart(7)} s  ${remark}`
+  console.log(line.trimEnd())
 }
 
 function showFailures(outcomes: Outcome[]): void {
@@ -158,17 +100,22 @@ let interruptedBy: 'SIGINT' | 'SIGTERM' | undefined
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => {
     interruptedBy = signal
-    endSuite()
+    endSuites()
   })
 }
-mkdirSync(path.join(root, logDirectory), { recursive: true })
 const outcomes: Outcome[] = []
 for (const suite of chosen) {
-  if (Date.now() + suite.timeoutSeconds * 1000 > untilMs) {
-    console.log(`-     ${suite.name.padEnd(28)} left out: it may take ${suite.timeoutSeconds} s, more than are left`)
+  const leftMs = untilMs - Date.now()
+  if (leftMs < suite.timeoutSeconds * 1000 * LEAST_SHARE) {
+    console.log(
+      `-     ${suite.name.padEnd(28)} left out: it may take ${suite.timeoutSeconds} s, and ${Math.max(0, Math.floor(leftMs / 1000))} s are left`,
+    )
     continue
   }
-  outcomes.push(await runSuite(suite))
+  if (process.stdout.isTTY) process.stdout.write(`      ${suite.name} …`)
+  const outcome = await runSuite(suite, leftMs)
+  tell(outcome)
+  outcomes.push(outcome)
   if (interruptedBy !== undefined) {
     // A limit of a CI may have ended it: what failed until then is worth knowing all the more.
     showFailures(outcomes)
