@@ -158,6 +158,24 @@ impl External {
         Ok(())
     }
 
+    /// [`External::push`] of an operation that completes as soon as it is submitted, and whose completion can wait until something else comes:
+    /// it alone ends no wait of the next turn. For clients that know that something else will come.
+    ///
+    /// # Safety
+    /// As there.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub unsafe fn push_prompt(&self, entry: &mut squeue::Entry, data: u32) -> Result<(), RingError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.push(entry, data)? };
+        self.with_reactor(|reactor| {
+            reactor.port.expect_prompt();
+            Ok(())
+        })
+    }
+
     /// [`External::push`] of an operation whose success is not told: only its failure has a completion.
     ///
     /// # Safety

@@ -55,6 +55,45 @@ fn each_client_gets_its_own_completions() {
     assert!(data_of(&one).is_empty());
 }
 
+fn push_prompt(client: &External, data: u32) {
+    // SAFETY: NOP points to nothing.
+    unsafe { client.push_prompt(&mut nop(), data) }.unwrap();
+}
+
+#[test]
+fn a_prompt_operation_alone_ends_no_wait() {
+    let executor = LocalExecutor::new().unwrap();
+    let client = External::new(&executor, 16).unwrap();
+    let limit = Duration::from_millis(50);
+    let begin = Instant::now();
+    push_prompt(&client, 1);
+    executor.turn(Wait::AtMost(limit)).unwrap();
+    assert!(begin.elapsed() >= limit, "{:?}", begin.elapsed());
+    assert_eq!(data_of(&client), [1]);
+}
+
+#[test]
+fn what_comes_beside_a_prompt_operation_ends_the_wait_and_so_does_a_wake() {
+    let executor = LocalExecutor::new().unwrap();
+    let client = External::new(&executor, 16).unwrap();
+    push_prompt(&client, 1);
+    push(&client, timeout(&SHORT), 2);
+    executor.turn(Wait::Forever).unwrap();
+    assert_eq!(data_of(&client), [1, 2]);
+    push(&client, nop(), 3); // the turn after it waits for one again
+    executor.turn(Wait::Forever).unwrap();
+    assert_eq!(data_of(&client), [3]);
+    let remote = executor.remote();
+    let waking = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        remote.wake();
+    });
+    push_prompt(&client, 4);
+    executor.turn(Wait::Forever).unwrap();
+    assert_eq!(data_of(&client), [4]);
+    waking.join().unwrap();
+}
+
 #[test]
 fn a_task_sleeps_until_its_batch_is_there() {
     let executor = LocalExecutor::new().unwrap();

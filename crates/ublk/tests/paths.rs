@@ -207,6 +207,29 @@ fn requests_come_and_go_in_batches() {
 
 #[test]
 #[ignore = "needs a ublk kernel"]
+fn an_answer_in_a_batch_takes_no_turn_of_its_own() {
+    const READS: u64 = 1000;
+    if !kernel_has(Features::BATCH_IO) {
+        return;
+    }
+    let target = mem(SIZE).unwrap();
+    let queue_options = QueueOptions { batch: true, ..QueueOptions::default() };
+    let live = Live::with(Arc::clone(&target), DeviceSpec { queue_options, ..spec_for(target.as_ref()) });
+    let turns = || live.served.as_ref().unwrap().stats().enters;
+    let disk = live.open();
+    let mut buffer = Box::new(Buffer([0; 256 << 10]));
+    disk.read_exact_at(&mut buffer.0[..4096], 0).unwrap();
+    let before = turns();
+    for _ in 0..READS {
+        disk.read_exact_at(&mut buffer.0[..4096], 0).unwrap();
+    }
+    // One for each read, and some for udev's.
+    let taken = turns() - before;
+    assert!(taken < READS * 3 / 2, "{taken} turns for {READS} reads");
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
 fn pages_that_the_driver_cannot_register_are_registered_by_the_server() {
     if !kernel_has(Features::AUTO_BUF_REG) {
         return;

@@ -18,6 +18,8 @@ pub(crate) trait Port {
     /// # Safety
     /// As for [`Ring::push`].
     unsafe fn push_wide(&mut self, entry: &squeue::Entry128) -> Result<(), RingError>;
+    /// As [`Ring::expect_prompt`]: it saves a turn, and need not.
+    fn expect_prompt(&mut self) {}
     fn turn(&mut self, wait: Wait) -> Result<(), RingError>;
     /// As [`Ring::reap`].
     fn reap(&mut self, batch: &mut Vec<Completion>) -> Option<usize>;
@@ -151,6 +153,10 @@ impl<S: FromWide> Port for Ring<S> {
         let entry = S::from_wide(entry).ok_or(RingError::Narrow)?;
         // SAFETY: the caller's promise.
         unsafe { Ring::push(self, &entry) }
+    }
+
+    fn expect_prompt(&mut self) {
+        Ring::expect_prompt(self);
     }
 
     fn turn(&mut self, wait: Wait) -> Result<(), RingError> {

@@ -134,6 +134,8 @@ pub struct Ring<S: squeue::EntryMarker = squeue::Entry> {
     enter_flags: u32,
     enters: u64,
     completions: u64,
+    /// Completions that end no wait of the next turn.
+    prompt: u32,
     /// Taken out of the completion queue to make the kernel submit again; reaped first.
     aside: VecDeque<Completion>,
     /// Completions appear in turns only (DEFER_TASKRUN).
@@ -154,10 +156,10 @@ impl<S: squeue::EntryMarker> Ring<S> {
             Some(index) => (index, ENTER_REGISTERED_RING),
             None => (io.as_raw_fd(), 0),
         };
-        let (enters, completions, aside, gives_back) = (0, 0, VecDeque::new(), true);
+        let (enters, completions, prompt, aside, gives_back) = (0, 0, 0, VecDeque::new(), true);
         let not_send = PhantomData;
         let mut ring =
-            Ring { io, enter_fd, enter_flags, enters, completions, aside, is_deferred, gives_back, not_send };
+            Ring { io, enter_fd, enter_flags, enters, completions, prompt, aside, is_deferred, gives_back, not_send };
         // An unknown enter flag is EINVAL before anything else happens: that is the probe.
         if ring.enter(0, 0, ENTER_GETEVENTS | ENTER_NO_IOWAIT, None).is_ok() {
             ring.enter_flags |= ENTER_NO_IOWAIT;
@@ -181,6 +183,13 @@ impl<S: squeue::EntryMarker> Ring<S> {
         }
         // SAFETY: the caller's promise.
         unsafe { self.push_all(std::slice::from_ref(entry)) }
+    }
+
+    /// Says that what was pushed last completes as soon as it is submitted: the next turn waits for one completion beside it. If nothing else
+    /// ever comes, its completion is not seen either.
+    #[inline]
+    pub fn expect_prompt(&mut self) {
+        self.prompt += 1;
     }
 
     /// Queues all of `entries` for one and the same submission, or none: what is linked must not be split over two.
@@ -239,7 +248,8 @@ impl<S: squeue::EntryMarker> Ring<S> {
     pub fn turn(&mut self, wait: Wait) -> Result<(), RingError> {
         let to_submit = self.io.submission().len() as u32;
         // With a completion there already the kernel does not wait.
-        let want = u32::from(wait != Wait::No && self.aside.is_empty());
+        let prompt = std::mem::take(&mut self.prompt);
+        let want = if wait != Wait::No && self.aside.is_empty() { 1 + prompt } else { 0 };
         let timeout = match wait {
             Wait::AtMost(limit) => Some(limit),
             _ => None,

@@ -49,10 +49,23 @@ pub(super) struct Batches {
     flags: BatchFlags,
     fallback: ZeroCopyFallback,
     depth: u16,
-    /// Tags that arrived and were not handed out: area, place in the memory, and end.
-    arrived: Vec<(usize, usize, usize)>,
-    /// The one of `arrived` that is handed out.
+    /// Bytes of an element.
+    element_bytes: usize,
+    /// What is handed out.
+    current: Arrived,
+    /// What comes after it, from `next_arrived` on.
+    arrived: Vec<Arrived>,
     next_arrived: usize,
+    /// The driver took a fetch of some area back.
+    is_ending: bool,
+}
+
+/// Tags that arrived and were not handed out: their place in the memory, and its end.
+#[derive(Clone, Copy, Default)]
+struct Arrived {
+    area: usize,
+    at: usize,
+    end: usize,
 }
 
 struct Area {
@@ -132,16 +145,26 @@ impl Batches {
                 .map_err(|error| Error::from_ring(error, Some(device.id())))?;
         }
         let arrived = Vec::with_capacity(slots.len() + 16); // a completion brings a tag at least
-        let fallback = device.options().fallback;
-        Ok(Batches { memory, areas, flags, fallback, depth: device.depth(), arrived, next_arrived: 0 })
+        Ok(Batches {
+            memory,
+            areas,
+            flags,
+            fallback: device.options().fallback,
+            depth: device.depth(),
+            element_bytes: usize::from(flags.elem_bytes()),
+            current: Arrived::default(),
+            arrived,
+            next_arrived: 0,
+            is_ending: false,
+        })
     }
 
     /// Adds a tag to what the next turn sends: to be prepared, or its answer.
-    #[inline]
+    #[inline(always)] // as the rest of a request's way
     pub(super) fn add(&mut self, area: u16, element: Element) {
         let area = &mut self.areas[usize::from(area)];
         let commit = &mut area.commits[area.filling];
-        let bytes = usize::from(self.flags.elem_bytes());
+        let bytes = self.element_bytes;
         let place = self.memory.address(commit.buffer + usize::from(commit.elements) * bytes, bytes);
         let buf_index = self.fallback.buffer_index(element.buffer_index);
         let header = ElemHeader { tag: element.tag, buf_index, result: element.result };
@@ -161,7 +184,7 @@ impl Batches {
         for (index, area) in self.areas.iter_mut().enumerate() {
             if let Some(number) = area.next_commit() {
                 let commit = &mut area.commits[number];
-                let bytes = usize::from(self.flags.elem_bytes());
+                let bytes = self.element_bytes;
                 let place = commit.buffer + usize::from(commit.taken) * bytes;
                 let address = self.memory.address(place, usize::from(commit.under_way) * bytes);
                 let op = if area.is_prepared { IoCmdOp::CommitIoCmds } else { IoCmdOp::PrepIoCmds };
@@ -189,7 +212,7 @@ impl Batches {
         match result {
             0 if commit.prepares => commit.taken += sent,
             // The bytes of what was taken; the rest goes once more.
-            1.. => commit.taken += (result as usize / usize::from(self.flags.elem_bytes())) as u16,
+            1.. => commit.taken += (result as usize / self.element_bytes) as u16,
             0 => return Some(-libc::EIO),
             errno => return Some(errno),
         }
@@ -209,12 +232,17 @@ impl Batches {
             0.. => {
                 let at = fetch.buffer + fetch.filled;
                 fetch.filled += result as usize;
-                self.arrived.push((index, at, at + result as usize));
+                if self.next_arrived == self.arrived.len() {
+                    self.arrived.clear();
+                    self.next_arrived = 0;
+                }
+                self.arrived.push(Arrived { area: index, at, end: fetch.buffer + fetch.filled });
                 Arrival::Tags
             }
             RES_ABORT | NO_BUFFER => {
                 fetch.is_armed = false;
                 area.is_ending |= result == RES_ABORT;
+                self.is_ending |= area.is_ending;
                 if area.has_ended() { Arrival::End(index as u16) } else { Arrival::Tags }
             }
             errno => Arrival::Refused(errno),
@@ -222,27 +250,25 @@ impl Batches {
     }
 
     /// The next tag that arrived, by the number that it has in this thread.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next_tag(&mut self) -> Option<u16> {
-        loop {
-            let Some((area, at, end)) = self.arrived.get_mut(self.next_arrived) else {
-                self.arrived.clear();
-                self.next_arrived = 0;
-                return None;
-            };
-            if at == end {
-                self.next_arrived += 1;
-                continue;
-            }
-            let bytes = usize::from(BATCH_FETCH_ELEM_BYTES);
-            let place = self.memory.address(*at, bytes) as *const u16;
-            // SAFETY: `address` checked the range; the driver wrote it before the completion that told of it, and again only when the
-            // buffer is provided anew. Tags are two bytes each in a buffer that begins with a page.
-            let tag = unsafe { place.read_volatile() };
-            *at += bytes;
-            assert!(tag < self.depth, "the driver brought tag {tag} of {}", self.depth);
-            return Some(self.areas[*area].first_tag + tag);
+        while self.current.at == self.current.end {
+            self.current = *self.arrived.get(self.next_arrived)?;
+            self.next_arrived += 1;
         }
+        let bytes = usize::from(BATCH_FETCH_ELEM_BYTES);
+        let place = self.memory.address(self.current.at, bytes) as *const u16;
+        // SAFETY: `address` checked the range; the driver wrote it before the completion that told of it, and again only when the
+        // buffer is provided anew. Tags are two bytes each in a buffer that begins with a page.
+        let tag = unsafe { place.read_volatile() };
+        self.current.at += bytes;
+        assert!(tag < self.depth, "the driver brought tag {tag} of {}", self.depth);
+        Some(self.areas[self.current.area].first_tag + tag)
+    }
+
+    /// True when the driver has taken a fetch back.
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending
     }
 
     /// Answers that the driver has not taken.
@@ -253,8 +279,12 @@ impl Batches {
     /// True when no request comes to the area any more, and none waits to be handed out.
     #[inline]
     pub(super) fn has_ended(&self, area: u16) -> bool {
-        self.areas[usize::from(area)].has_ended()
-            && self.arrived[self.next_arrived..].iter().all(|&(owner, at, end)| owner != usize::from(area) || at == end)
+        let area = usize::from(area);
+        let waits = |arrived: &Arrived| arrived.area == area && arrived.at < arrived.end;
+        self.is_ending
+            && self.areas[area].has_ended()
+            && !waits(&self.current)
+            && !self.arrived[self.next_arrived..].iter().any(waits)
     }
 }
 

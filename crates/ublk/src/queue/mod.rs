@@ -314,6 +314,7 @@ impl Queue {
         self.push_commit(tag, result, buffer)
     }
 
+    #[inline(always)] // as `commit`
     fn commit_in_batch(&mut self, tag: u16, result: i32, buffer: BufferAddress) {
         self.add_to_batch(tag, result, buffer);
         let area = self.tags[usize::from(tag)].area;

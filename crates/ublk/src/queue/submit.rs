@@ -249,7 +249,7 @@ impl Queue {
     }
 
     /// Batch mode: what the next turn tells the driver of a tag.
-    #[inline]
+    #[inline(always)] // as `commit`
     pub(super) fn add_to_batch(&mut self, tag: u16, result: i32, buffer: BufferAddress) {
         if let Some(batches) = &mut self.batches {
             let TagState { area, slot, .. } = self.tags[usize::from(tag)];
@@ -266,8 +266,17 @@ impl Queue {
                 opcode::UringCmd16::new(file, op.ioctl_code()).cmd(command.to_sqe_bytes()).addr(Some(address)).build()
             })
         }) {
+            // A COMMIT is done when it is submitted. What it answered with is looked at when the next requests come, or when the driver
+            // takes the fetches back; after that nothing may come.
+            let can_wait = label.is_batch_commit() && !batches.is_ending();
             // SAFETY: the entry points to a buffer of `batches`, which is dropped with the queue, after its ring.
-            let pushed = unsafe { self.external.push(&mut entry, label.0) };
+            let pushed = unsafe {
+                if can_wait {
+                    self.external.push_prompt(&mut entry, label.0)
+                } else {
+                    self.external.push(&mut entry, label.0)
+                }
+            };
             pushed.map_err(|error| Error::from_ring(error, Some(self.device.id())))?;
         }
         Ok(())
