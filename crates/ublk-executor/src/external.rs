@@ -159,7 +159,7 @@ impl External {
     }
 
     /// [`External::push`] of an operation that completes as soon as it is submitted, and whose completion can wait until something else comes:
-    /// it alone ends no wait of the next turn. For clients that know that something else will come.
+    /// it alone ends no wait of the next turn. The failure of such an operation is seen no sooner: give that turn a time.
     ///
     /// # Safety
     /// As there.

@@ -185,8 +185,8 @@ impl<S: squeue::EntryMarker> Ring<S> {
         unsafe { self.push_all(std::slice::from_ref(entry)) }
     }
 
-    /// Says that what was pushed last completes as soon as it is submitted: the next turn waits for one completion beside it. If nothing else
-    /// ever comes, its completion is not seen either.
+    /// Says that what was pushed last completes as soon as it is submitted: the next turn waits for one completion beside it. Its completion is
+    /// seen when another one comes, or when the time of that turn is over.
     #[inline]
     pub fn expect_prompt(&mut self) {
         self.prompt += 1;

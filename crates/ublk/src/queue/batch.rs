@@ -32,6 +32,14 @@ pub(super) struct Element {
     pub(super) address: u64,
 }
 
+/// A command to be sent.
+pub(super) struct Command {
+    pub(super) entry: Entry,
+    pub(super) label: Label,
+    /// It completes when it is submitted, and what it answers can wait until the next requests come.
+    pub(super) can_wait: bool,
+}
+
 /// What the end of a fetch brought.
 pub(super) enum Arrival {
     /// Tags, or nothing new.
@@ -180,7 +188,7 @@ impl Batches {
     }
 
     /// The next command to be sent: `command` makes an entry of the operation, its argument and its address.
-    pub(super) fn next_command(&mut self, command: impl Fn(IoCmdOp, BatchIo, u64) -> Entry) -> Option<(Entry, Label)> {
+    pub(super) fn next_command(&mut self, command: impl Fn(IoCmdOp, BatchIo, u64) -> Entry) -> Option<Command> {
         for (index, area) in self.areas.iter_mut().enumerate() {
             if let Some(number) = area.next_commit() {
                 let commit = &mut area.commits[number];
@@ -190,7 +198,10 @@ impl Batches {
                 let op = if area.is_prepared { IoCmdOp::CommitIoCmds } else { IoCmdOp::PrepIoCmds };
                 let argument = BatchIo::of_elements(area.queue, self.flags, commit.under_way);
                 commit.prepares = !std::mem::replace(&mut area.is_prepared, true);
-                return Some((command(op, argument, address), Label::batch_commit((index * COMMITS + number) as u16)));
+                // After the driver has taken a fetch back, nothing else may come.
+                let can_wait = !commit.prepares && !self.is_ending;
+                let label = Label::batch_commit((index * COMMITS + number) as u16);
+                return Some(Command { entry: command(op, argument, address), label, can_wait });
             }
             if !area.is_prepared || area.is_ending {
                 continue;
@@ -198,7 +209,8 @@ impl Batches {
             if let Some((number, fetch)) = area.fetches.iter_mut().enumerate().find(|(_, fetch)| !fetch.is_armed) {
                 fetch.provide(&self.memory, fetch_bytes(usize::from(self.depth)));
                 let entry = select_multishot(command(IoCmdOp::FetchIoCmds, BatchIo::fetch(area.queue), 0), fetch.group);
-                return Some((entry, Label::batch_fetch((index * FETCHES + number) as u16)));
+                let label = Label::batch_fetch((index * FETCHES + number) as u16);
+                return Some(Command { entry, label, can_wait: false });
             }
         }
         None
@@ -264,11 +276,6 @@ impl Batches {
         self.current.at += bytes;
         assert!(tag < self.depth, "the driver brought tag {tag} of {}", self.depth);
         Some(self.areas[self.current.area].first_tag + tag)
-    }
-
-    /// True when the driver has taken a fetch back.
-    pub(super) fn is_ending(&self) -> bool {
-        self.is_ending
     }
 
     /// Answers that the driver has not taken.

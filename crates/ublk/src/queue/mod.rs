@@ -54,6 +54,10 @@ const MAX_COMPLETIONS: u32 = 32 << 10;
 /// comes at once; tags that are still being taken back are not waited for.
 const ENDING_WAIT: Duration = Duration::from_millis(20);
 
+/// The end of a batch's answer is taken with the next requests, or after so long: the driver may have refused it, and then those who wait for
+/// it send no more.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+
 /// What a turn brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -374,9 +378,9 @@ impl Queue {
     /// [`Error::Kernel`] when the ring is broken.
     #[inline]
     pub fn turn(&mut self, wait: Wait) -> Result<(), Error> {
-        let wait = if self.is_run_out() { Wait::AtMost(ENDING_WAIT) } else { wait };
-        if self.batches.is_some() {
-            self.push_batches()?;
+        let mut wait = if self.is_run_out() { Wait::AtMost(ENDING_WAIT) } else { wait };
+        if self.batches.is_some() && self.push_batches()? {
+            wait = wait.min(Wait::AtMost(ANSWER_WAIT));
         }
         self.end_batch();
         self.executor.turn(wait).map_err(|error| Error::from_executor(error, Some(self.device.id())))?;

@@ -8,7 +8,7 @@ use ublk_executor::RingError;
 use ublk_executor::external::External;
 use ublk_uapi::{AutoBufReg, AutoBufRegFlags, IoBufPosition, IoCmd, IoCmdOp};
 
-use super::batch::Element;
+use super::batch::{Command, Element};
 use super::{Queue, Slot, TagState};
 use crate::Error;
 use crate::device::ZeroCopyFallback;
@@ -257,18 +257,17 @@ impl Queue {
         }
     }
 
-    /// Batch mode: sends what was gathered.
+    /// Batch mode: sends what was gathered. True if the end of an answer is not to end the next wait.
     #[cold]
-    pub(super) fn push_batches(&mut self) -> Result<(), Error> {
-        let Some(batches) = &mut self.batches else { return Ok(()) };
-        while let Some((mut entry, label)) = batches.next_command(|op, command, address| {
+    pub(super) fn push_batches(&mut self) -> Result<bool, Error> {
+        let mut waits = false;
+        let Some(batches) = &mut self.batches else { return Ok(waits) };
+        while let Some(Command { mut entry, label, can_wait }) = batches.next_command(|op, command, address| {
             on_file!(self.files, CHAR_DEVICE, |file| {
                 opcode::UringCmd16::new(file, op.ioctl_code()).cmd(command.to_sqe_bytes()).addr(Some(address)).build()
             })
         }) {
-            // A COMMIT is done when it is submitted. What it answered with is looked at when the next requests come, or when the driver
-            // takes the fetches back; after that nothing may come.
-            let can_wait = label.is_batch_commit() && !batches.is_ending();
+            waits |= can_wait;
             // SAFETY: the entry points to a buffer of `batches`, which is dropped with the queue, after its ring.
             let pushed = unsafe {
                 if can_wait {
@@ -279,7 +278,7 @@ impl Queue {
             };
             pushed.map_err(|error| Error::from_ring(error, Some(self.device.id())))?;
         }
-        Ok(())
+        Ok(waits)
     }
 
     #[inline(always)]
