@@ -19,17 +19,19 @@ export function readCounts(output: string, format: CountFormat): Counts {
   return { passed: sum(patterns[format].passed), failed: sum(patterns[format].failed) }
 }
 
-/** One line per test, of suites that give one. */
+/** What suites print of a test, or of a program of tests, before their end. */
 const lines: Record<CountFormat, { passed: RegExp; failed: RegExp }> = {
-  cargo: { passed: /^test .* \.\.\. ok$/gm, failed: /^test .* \.\.\. FAILED$/gm },
+  cargo: { passed: /^test .* \.\.\. ok$/gm, failed: /^test .* \.\.\. FAILED$|not done in \d+ s/gm },
   tap: { passed: /^ok \d+ /gm, failed: /^not ok \d+ /gm },
-  'closing-line': { passed: /(?!)/g, failed: /^FAILED /gm },
+  'closing-line': { passed: /(?!)/g, failed: /^ *FAIL(?:ED)?\b/gm },
 }
 
 /** Counts of a suite that did not come to its end, from the lines of its tests. */
 export function countsSoFar(output: string, format: CountFormat): Counts {
   const count = (pattern: RegExp): number => [...output.matchAll(pattern)].length
-  return { passed: count(lines[format].passed), failed: count(lines[format].failed) }
+  // Programs that did come to their end have told theirs.
+  const told = readCounts(output, format)
+  return { passed: Math.max(told.passed, count(lines[format].passed)), failed: Math.max(told.failed, count(lines[format].failed)) }
 }
 
 /**

@@ -32,6 +32,12 @@ test('a suite whose kernel the emulator crashed runs once more, and says so', as
   t.regex(readFileSync(path.join(root, kept ?? ''), 'utf8'), /Oops: int3/)
 })
 
+test('it does not where one of its tests had failed', async (t) => {
+  const { reason, counts } = await runCrashing('int3 behind a failure', "Oops: int3: 0000 [#1]'; echo 'not ok 1 - a", 1)
+  t.is(reason, 'exit status 125')
+  t.is(counts.failed, 1)
+})
+
 test('it runs once more and no oftener', async (t) => {
   const { reason } = await runCrashing('int3 twice', 'Oops: int3: 0000 [#1]', 2)
   t.is(reason, 'exit status 125')
@@ -45,14 +51,14 @@ test('any other death of a kernel is a failure at once', async (t) => {
 })
 
 test('a suite that the time cuts off has not failed, and tells what had passed', async (t) => {
-  const { reason, remark, counts } = await runSuite(suiteOf('cut off', 'echo "ok 1 - a"; exec sleep 60'), 1000)
+  const { reason, remark, counts } = await runSuite(suiteOf('cut off', 'echo "ok 1 - a"; exec sleep 60'), 5000)
   t.is(reason, '')
   t.is(remark, 'cut off: the time was over')
   t.deepEqual(counts, { passed: 1, failed: 0 })
 })
 
 test('unless one of its tests had', async (t) => {
-  const { reason, counts } = await runSuite(suiteOf('cut off, failed', 'echo "not ok 1 - a"; exec sleep 60'), 1000)
+  const { reason, counts } = await runSuite(suiteOf('cut off, failed', 'echo "not ok 1 - a"; exec sleep 60'), 5000)
   t.is(reason, '1 failed')
   t.deepEqual(counts, { passed: 0, failed: 1 })
 })

@@ -9,32 +9,47 @@ export const root = path.resolve(import.meta.dirname, '..')
 const logDirectory = 'target/test-logs'
 /** Time between SIGTERM and SIGKILL: enough for vm/run to end its VM. */
 const killGraceMs = 10_000
+/** With less of its limit left than this share a suite is not begun: most take a third of it. */
+const leastShare = 1 / 4
 /** A kernel dies of this by the emulator alone: docs/investigations/emulated-int3. */
 const emulatorsFault = /^ *vm: .*Oops: int3/m
+
+/** `leftMs`: time until the whole run has to end. */
+export function hasTime(suite: Suite, leftMs: number): boolean {
+  return leftMs >= suite.timeoutSeconds * 1000 * leastShare
+}
 
 export interface Outcome {
   suite: Suite
   counts: Counts
   /** Why it failed, for people; empty when it did not. */
   reason: string
-  /** What else is to be told, such as that it was cut off; empty when nothing is. */
+  /** What else is to be told; empty when nothing is. */
   remark: string
+  /** The time of the whole run ended it. */
+  isCutOff: boolean
   /** From the checkout's root. */
   logPath: string
   seconds: number
 }
 
 const running = new Set<ChildProcess>()
+let isEnding = false
 
-/** Ends what runs. */
+/** Ends what runs; nothing is begun any more. */
 export function endSuites(): void {
+  isEnding = true
   for (const child of running) end(child)
 }
 
-/** With everything it started: each runs in a process group of its own. */
-function end(child: ChildProcess): void {
+/** With everything it started, which may outlive it: each runs in a process group of its own. */
+function end({ pid }: ChildProcess): void {
   const send = (signal: NodeJS.Signals): void => {
-    if (child.pid !== undefined && running.has(child)) process.kill(-child.pid, signal)
+    try {
+      if (pid !== undefined) process.kill(-pid, signal)
+    } catch {
+      // The whole group has ended.
+    }
   }
   send('SIGTERM')
   setTimeout(send, killGraceMs, 'SIGKILL').unref()
@@ -81,12 +96,12 @@ async function runOnce(suite: Suite, leftMs: number, logPath: string): Promise<O
     // Its own limit would have let it go on: it has not failed unless one of its tests has.
     const counts = countsSoFar(output, suite.counts)
     const reason = counts.failed > 0 ? `${counts.failed} failed` : ''
-    return { suite, counts, reason, remark: 'cut off: the time was over', logPath, seconds }
+    return { suite, counts, reason, remark: 'cut off: the time was over', isCutOff: true, logPath, seconds }
   }
   const told = readCounts(output, suite.counts)
   const counts = judge(told, badEnd === '')
   const reason = badEnd || (told.failed > 0 ? `${told.failed} failed` : counts.failed > 0 ? 'ran no test' : '')
-  return { suite, counts, reason, remark: '', logPath, seconds }
+  return { suite, counts, reason, remark: '', isCutOff: false, logPath, seconds }
 }
 
 /** `leftMs`: time until the whole run has to end, in which the suite is cut off. */
@@ -96,10 +111,14 @@ export async function runSuite(suite: Suite, leftMs = Number.POSITIVE_INFINITY):
   const logPath = path.join(logDirectory, `${name}.log`)
   const first = await runOnce(suite, leftMs, logPath)
   const log = path.join(root, logPath)
-  if (first.reason === '' || !emulatorsFault.test(readFileSync(log, 'utf8'))) return first
+  const output = readFileSync(log, 'utf8')
+  const stillLeftMs = leftMs - first.seconds * 1000
+  // A test that failed by itself before, or in another machine of the suite, stays failed.
+  const isTheirs = first.reason === '' || !emulatorsFault.test(output) || countsSoFar(output, suite.counts).failed > 0
+  if (isTheirs || isEnding || !hasTime(suite, stillLeftMs)) return first
   const kept = path.join(logDirectory, `${name}.int3.log`)
   renameSync(log, path.join(root, kept))
-  const second = await runOnce(suite, leftMs - first.seconds * 1000, logPath)
+  const second = await runOnce(suite, stillLeftMs, logPath)
   const remark = [second.remark, `once more: the emulator crashed the kernel (${kept})`].filter((part) => part !== '').join('; ')
   return { ...second, remark, seconds: first.seconds + second.seconds }
 }

@@ -8,11 +8,8 @@ import path from 'node:path'
 import process from 'node:process'
 import { parseArgs } from 'node:util'
 import { excerpt } from './failures.ts'
-import { endSuites, type Outcome, root, runSuite } from './run-suite.ts'
+import { endSuites, hasTime, type Outcome, root, runSuite } from './run-suite.ts'
 import { type Suite, suites } from './suites.ts'
-
-/** With less of its limit left than this share a suite is not begun: most take a third of it. */
-const LEAST_SHARE = 1 / 4
 
 const help = `Usage: scripts/test [--only NAME]… [--tag TAG]… [--full] [--until TIME] [--list]
   --only NAME  this suite only (repeatable)
@@ -72,8 +69,8 @@ function select(only: string[], tags: string[], full: boolean): Suite[] {
   return chosen
 }
 
-function tell({ suite, counts, reason, remark, seconds }: Outcome): void {
-  const mark = reason === '' ? 'ok   ' : 'FAIL '
+function tell({ suite, counts, reason, remark, isCutOff, seconds }: Outcome): void {
+  const mark = reason !== '' ? 'FAIL ' : isCutOff ? 'cut  ' : 'ok   '
   if (process.stdout.isTTY) process.stdout.write('\r\u001B[K')
   const line = `${mark} ${suite.name.padEnd(28)} ${`${counts.passed} passed, ${counts.failed} failed`.padEnd(26)} ${seconds.toFixed(1).padStart(7)} s  ${remark}`
   console.log(line.trimEnd())
@@ -106,7 +103,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 const outcomes: Outcome[] = []
 for (const suite of chosen) {
   const leftMs = untilMs - Date.now()
-  if (leftMs < suite.timeoutSeconds * 1000 * LEAST_SHARE) {
+  if (!hasTime(suite, leftMs)) {
     console.log(
       `-     ${suite.name.padEnd(28)} left out: it may take ${suite.timeoutSeconds} s, and ${Math.max(0, Math.floor(leftMs / 1000))} s are left`,
     )
@@ -128,4 +125,4 @@ const passed = outcomes.reduce((sum, { counts }) => sum + counts.passed, 0)
 const failed = outcomes.reduce((sum, { counts }) => sum + counts.failed, 0)
 console.log(`${passed} passed, ${failed} failed`)
 // Nothing shown is nothing passed.
-process.exitCode = failed > 0 || outcomes.length === 0 ? 1 : 0
+process.exitCode = failed > 0 || passed === 0 ? 1 : 0
