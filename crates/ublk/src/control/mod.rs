@@ -264,8 +264,6 @@ impl Control {
         }
     }
 
-    /// Sends a command until it is answered: signals interrupt some commands in the driver (EINTR), and a busy
-    /// io_uring may ask to come again (EAGAIN).
     fn send(
         &self,
         deadline: Instant,
@@ -276,14 +274,22 @@ impl Control {
     ) -> Result<u32, Error> {
         let code = self.opcodes().of_control(op);
         let code = code.ok_or_else(|| Error::from_answer(op, command.dev_id, libc::EOPNOTSUPP))?;
-        loop {
+        let answer = until_answered(deadline, || {
             let (answer, returned) = self.thread.call((op, code), command, std::mem::take(buffer), deadline, limit)?;
             *buffer = returned;
-            match -answer {
-                ..=0 => return Ok(answer as u32),
-                libc::EINTR | libc::EAGAIN if Instant::now() < deadline => continue,
-                errno => return Err(Error::from_answer(op, command.dev_id, errno)),
-            }
+            Ok(answer)
+        })?;
+        u32::try_from(answer).map_err(|_| Error::from_answer(op, command.dev_id, -answer))
+    }
+}
+
+/// Repeats a command until it is answered: signals interrupt some commands in the driver (EINTR), and a busy io_uring may ask to come
+/// again (EAGAIN).
+fn until_answered(deadline: Instant, mut call: impl FnMut() -> Result<i32, Error>) -> Result<i32, Error> {
+    loop {
+        match call()? {
+            answer if matches!(-answer, libc::EINTR | libc::EAGAIN) && Instant::now() < deadline => {}
+            answer => return Ok(answer),
         }
     }
 }
@@ -300,4 +306,35 @@ pub fn block_path(id: DeviceId) -> String {
 
 fn short_answer(op: CtrlOp) -> Error {
     Error::Kernel { id: None, call: op.name(), source: std::io::ErrorKind::UnexpectedEof.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answer to a command that the driver answers like this, and how often it was sent.
+    fn answers(given: &[i32], limit: Duration) -> (i32, usize) {
+        let mut sent = 0;
+        let answer = until_answered(Instant::now() + limit, || {
+            let answer = given[sent.min(given.len() - 1)];
+            sent += 1;
+            Ok(answer)
+        });
+        (answer.unwrap(), sent)
+    }
+
+    #[test]
+    fn a_command_that_a_signal_interrupts_is_sent_again() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(answers(&[-libc::EINTR, -libc::EINTR, 0], minute), (0, 3));
+        assert_eq!(answers(&[-libc::EAGAIN, 7], minute), (7, 2));
+    }
+
+    #[test]
+    fn a_refusal_is_an_answer_and_interruptions_end_with_the_deadline() {
+        assert_eq!(answers(&[-libc::EBUSY, 0], Duration::from_secs(60)), (-libc::EBUSY, 1));
+        let (answer, sent) = answers(&[-libc::EINTR], Duration::from_millis(20));
+        assert_eq!(answer, -libc::EINTR);
+        assert!(sent > 1);
+    }
 }
