@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 use common::{Live, MIB, of_the_dead, page, spec_for};
 use ublk::control::{block_path, char_path};
 use ublk::device::{DataPath, Threads};
-use ublk::target::{FileOptions, Geometry, Io, Progress, QueueTarget, Request, file, mem, mem_zero_copy, null};
+use ublk::target::{
+    Faults, FileOptions, Geometry, Io, Progress, QueueTarget, Request, ZonedOptions, fault, file, mem, mem_zero_copy,
+    null, zoned,
+};
 use ublk::uapi::{DevState, Features};
 use ublk::{
     BufferMode, CharDevice, Control, Device, DeviceId, DeviceSpec, Error, QueueOptions, Recovery, Served, Target,
@@ -641,4 +644,15 @@ fn a_target_says_how_far_it_can_grow() {
     assert!(error.to_string().contains("2097152 bytes in a mem device that was made with 1048576"), "{error}");
     mem_zero_copy(MIB).unwrap().resize(2 * MIB).unwrap();
     null(MIB).resize(1 << 40).unwrap();
+    // A layer leaves it to what is below.
+    fault(null(MIB), Faults::default()).resize(2 * MIB).unwrap();
+    assert_eq!(fault(mem(MIB).unwrap(), Faults::default()).resize(2 * MIB).unwrap_err().code(), "ERR_UBLK_NO_MEMORY");
+    // Zones are the disk's whole size, and no other one has them.
+    let zones = zoned(&ZonedOptions { size_bytes: 16 * MIB, zone_bytes: 4 * MIB, ..ZonedOptions::default() }).unwrap();
+    zones.resize(16 * MIB).unwrap();
+    for size_bytes in [8 * MIB, 32 * MIB] {
+        let error = zones.resize(size_bytes).unwrap_err();
+        assert_eq!(error.code(), "ERR_UBLK_INVALID_OPTION");
+        assert!(error.to_string().starts_with("a zoned device keeps the 16777216 bytes"), "{error}");
+    }
 }

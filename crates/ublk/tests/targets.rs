@@ -480,6 +480,7 @@ fn a_write_into_the_window_of_a_slow_resync_is_not_lost() {
     let slow_leg = Live::new(fault(below, Faults { delay: Duration::from_millis(20), ..Faults::default() }));
     let options = FileOptions { direct: true, create: true, ..FileOptions::default() };
     let live = Live::new(mirror(&[good.clone(), slow_leg.path().into()], &options).unwrap());
+    let mut progress = Vec::new();
     std::thread::scope(|scope| {
         for writer in 0..8_u64 {
             let live = &live;
@@ -492,7 +493,14 @@ fn a_write_into_the_window_of_a_slow_resync_is_not_lost() {
                 }
             });
         }
+        while !all_in_sync(live.target.as_ref()) {
+            if let Some(LegState::Resyncing { done_bytes }) = live.target.legs().get(1).map(|leg| leg.state.clone()) {
+                progress.push(done_bytes);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     });
+    assert!(progress.is_sorted() && progress.iter().any(|&done| done > 0), "it tells how far it is: {progress:?}");
     drop(live);
     drop(slow_leg);
     let (good, slow) = (contents(&good), contents(&scratch.path("slow.img")));

@@ -81,6 +81,10 @@ impl Target for Fault {
         self.below.geometry()
     }
 
+    fn resize(&self, size_bytes: u64) -> Result<(), Error> {
+        self.below.resize(size_bytes)
+    }
+
     /// Not the modes in which data goes to the memory below before this layer hears of the request: no write could be torn or refused.
     fn buffers(&self) -> Vec<BufferMode> {
         self.below.buffers().into_iter().filter(|mode| mode.is_zero_copy()).collect()

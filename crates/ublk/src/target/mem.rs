@@ -61,6 +61,14 @@ impl Target for Mem {
         Geometry::in_memory(self.size_bytes)
     }
 
+    fn resize(&self, size_bytes: u64) -> Result<(), Error> {
+        if size_bytes <= self.size_bytes {
+            return Ok(());
+        }
+        let what = format!("{size_bytes} bytes in a mem device that was made with {}", self.size_bytes);
+        Err(Error::NoMemory { what, id: None })
+    }
+
     fn buffers(&self) -> Vec<BufferMode> {
         vec![BufferMode::GetData]
     }

@@ -178,17 +178,20 @@ pub trait Target: Send + Sync {
     fn files(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
-    /// Makes itself ready to serve a device of `size_bytes`, larger or smaller than before. The default refuses to grow.
+    /// Makes itself ready to serve a device of `size_bytes`, larger or smaller than before. The default refuses to grow, and zones to shrink.
     ///
     /// # Errors
-    /// [`Error::NoMemory`] or [`Error::File`] when there is not so much.
+    /// [`Error::NoMemory`] or [`Error::File`] when there is not so much; [`Error::BadOption`] when the target's size is fixed.
     fn resize(&self, size_bytes: u64) -> Result<(), Error> {
-        let made_with = self.geometry().size_bytes;
-        if size_bytes <= made_with {
+        let (kind, made_with) = (self.kind(), self.geometry().size_bytes);
+        let can_shrink = self.zoned().is_none();
+        if size_bytes == made_with || size_bytes < made_with && can_shrink {
             return Ok(());
         }
-        let what = format!("{size_bytes} bytes in a {} device that was made with {made_with}", self.kind());
-        Err(Error::NoMemory { what, id: None })
+        let rule = if can_shrink { "does not grow beyond" } else { "keeps" };
+        let rule =
+            format!("a {kind} device {rule} the {made_with} bytes that it was made with: {size_bytes} were asked for");
+        Err(Error::BadOption { rule })
     }
     /// The parts of a target that keeps its data more than once; none for the others.
     fn legs(&self) -> Vec<LegStatus> {
