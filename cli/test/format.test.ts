@@ -81,11 +81,14 @@ const STATS = {
   inFlight: 2,
   enters: 3,
   completions: 9,
-  legs: [],
+  legs: [
+    { path: '/a', state: 'in-sync' as const, error: null, resyncedBytes: null },
+    { path: '/b', state: 'resyncing' as const, error: null, resyncedBytes: 4096 },
+  ],
 }
 
 test('metrics: each family has HELP and TYPE before its samples, and none appears twice', (t) => {
-  const lines = prometheusText({ id: 3, size: 4096, target: 'mem', stats: STATS }).trimEnd().split('\n')
+  const lines = prometheusText({ id: 3, size: 4096, target: 'mem', stats: STATS, warnings: 2 }).trimEnd().split('\n')
   const seen = new Set<string>()
   let family = ''
   for (const line of lines) {
@@ -105,9 +108,12 @@ test('metrics: each family has HELP and TYPE before its samples, and none appear
   t.true(lines.includes('ublk_request_duration_seconds_sum{device="3",op="read"} 0.00004'))
   t.true(lines.includes('ublk_request_duration_seconds_count{device="3",op="read"} 4'))
   t.true(lines.includes('ublk_requests_in_flight{device="3"} 2'))
+  t.true(lines.includes('ublk_warnings_total{device="3"} 2'))
+  t.true(lines.includes('ublk_leg_in_sync{device="3",path="/a",state="in-sync"} 1'))
+  t.true(lines.includes('ublk_leg_in_sync{device="3",path="/b",state="resyncing"} 0'))
 })
 
 test('metrics: label values are escaped', (t) => {
-  const text = prometheusText({ id: 0, size: 1, target: 'file /a"b\\c\nd', stats: STATS })
+  const text = prometheusText({ id: 0, size: 1, target: 'file /a"b\\c\nd', stats: STATS, warnings: 0 })
   t.true(text.includes('target="file /a\\"b\\\\c\\nd"'))
 })

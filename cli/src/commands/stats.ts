@@ -3,6 +3,7 @@ import type { DeviceStats, LegStats } from 'ublk'
 import { BaseCommand, parseId } from '../lib/base-command.ts'
 import { columns } from '../lib/columns.ts'
 import { EXIT, Failure } from '../lib/failure.ts'
+import type { Warning } from '../lib/serve.ts'
 import { askServer } from '../lib/server-client.ts'
 import { StateDirectory } from '../lib/state.ts'
 import { formatBytes, formatNanoseconds } from '../lib/units.ts'
@@ -11,12 +12,16 @@ import { formatBytes, formatNanoseconds } from '../lib/units.ts'
 interface ServedStats extends DeviceStats {
   id: number
   path: string
+  /** Bytes of the device. This and the warnings a server of an older version does not give. */
+  size?: number
+  /** The last ones. */
+  warnings?: Warning[]
 }
 
 export default class Stats extends BaseCommand {
   static override summary = 'Show counters and latencies of one device, or of all that this program serves.'
   static override description =
-    `Per operation: requests, bytes and errors since the device was added, and the time from the arrival of a request in the server to its answer
+    `Per operation: requests, bytes and errors since the device was added; the legs of a mirror; the last warnings; and the time from the arrival of a request in the server to its answer
 (half, 99 % and 99.9 % of the requests took at most P50, P99 and P999). The server also has them for Prometheus, on its socket (see \`ublk info\`).`
 
   static override examples = [
@@ -58,7 +63,7 @@ async function statsOf(id: number, directory: StateDirectory): Promise<ServedSta
   })
 }
 
-function format({ id, path, operations, inFlight, legs }: ServedStats): string {
+function format({ id, path, operations, size, inFlight, legs, warnings = [] }: ServedStats): string {
   const us = (value: number): string => (value === 0 ? '-' : formatNanoseconds(value * 1_000))
   const rows = Object.entries(operations).map(([name, { requests, bytes, errors, latency }]) => [
     name,
@@ -68,10 +73,19 @@ function format({ id, path, operations, inFlight, legs }: ServedStats): string {
     ...[latency.mean, latency.p50, latency.p99, latency.p999, latency.max].map(us),
   ])
   const header = ['OPERATION', 'REQUESTS', 'BYTES', 'ERRORS', 'MEAN', 'P50', 'P99', 'P999', 'MAX']
-  return `device ${id} (${path}), ${inFlight} in flight\n${columns(header, rows)}${legs.map(formatLeg).join('')}`
+  return `device ${id} (${path}), ${inFlight} in flight\n${columns(header, rows)}${[...legs.map((leg) => formatLeg(leg, size)), ...warnings.map(formatWarning)].join('')}`
 }
 
-function formatLeg({ path, state, error, resyncedBytes }: LegStats): string {
-  const detail = error ?? (resyncedBytes === null ? '' : `${formatBytes(resyncedBytes)} done`)
+function formatWarning({ at, message }: Warning): string {
+  return `\nwarning, ${at}: ${message}`
+}
+
+function formatLeg({ path, state, error, resyncedBytes }: LegStats, size: number | undefined): string {
+  const detail = error ?? (resyncedBytes === null ? '' : progress(resyncedBytes, size))
   return `\n${path}: ${state}${detail === '' ? '' : ` (${detail})`}`
+}
+
+function progress(done: number, size: number | undefined): string {
+  if (size === undefined) return `${formatBytes(done)} done`
+  return `${formatBytes(done)} of ${formatBytes(size)}, ${Math.floor((done / size) * 100)} %`
 }

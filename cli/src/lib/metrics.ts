@@ -10,13 +10,15 @@ export interface MeasuredDevice {
   size: number
   target: string
   stats: DeviceStats
+  /** How many it has given so far. */
+  warnings: number
 }
 
 type Labels = Record<string, string | number>
 
 const MICROSECONDS_PER_SECOND = 1_000_000
 
-export function prometheusText({ id, size, target, stats }: MeasuredDevice): string {
+export function prometheusText({ id, size, target, stats, warnings }: MeasuredDevice): string {
   const operations = Object.entries(stats.operations)
   const perOperation = (value: (operation: OperationStats) => number): string[] =>
     operations.map(([op, operation]) => sample('', { device: id, op }, value(operation)))
@@ -48,6 +50,15 @@ export function prometheusText({ id, size, target, stats }: MeasuredDevice): str
       operations.flatMap(([op, operation]) => summary({ device: id, op }, operation)),
     ),
     family('ublk_requests_in_flight', 'gauge', 'Requests that the server holds now.', [sample('', { device: id }, stats.inFlight)]),
+    family('ublk_warnings_total', 'counter', 'Warnings of the device: `ublk stats` has the last ones.', [
+      sample('', { device: id }, warnings),
+    ]),
+    family(
+      'ublk_leg_in_sync',
+      'gauge',
+      'Whether the leg of a mirror has every acknowledged write.',
+      stats.legs.map(({ path, state }) => sample('', { device: id, path, state }, state === 'in-sync' ? 1 : 0)),
+    ),
     family('ublk_ring_enters_total', 'counter', 'Calls of io_uring_enter.', [sample('', { device: id }, stats.enters)]),
     family('ublk_ring_completions_total', 'counter', 'Completions taken from the rings.', [sample('', { device: id }, stats.completions)]),
   ].join('')

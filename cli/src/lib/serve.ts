@@ -22,6 +22,15 @@ import { version } from './version.ts'
 
 /** How often the server of a stopped device looks whether another program has removed it. */
 const STOPPED_POLL_MS = 1_000
+/** Warnings that are kept for whoever asks: the last ones. */
+const KEPT_WARNINGS = 16
+
+/** Something that the device can live with, such as a leg that a mirror goes on without. */
+export interface Warning {
+  /** ISO 8601. */
+  at: string
+  message: string
+}
 
 export interface StartOptions {
   /** Aborts the start: it rejects, and nothing is left behind. */
@@ -48,6 +57,9 @@ export class DeviceServer {
   readonly #state: ServerState
   #socket: StatusServer | null = null
   #lastError: Error | null = null
+  #warnings: Warning[] = []
+  /** All of them, also those that are not kept. */
+  #warned = 0
   #closing: Promise<void> | null = null
   /** The device is being quiesced, or is the next server's by now. */
   #isLeaving = false
@@ -102,7 +114,11 @@ export class DeviceServer {
       this.#lastError = error
       onError?.(error)
     })
-    device.on('warning', (warning) => onWarning?.(warning))
+    device.on('warning', (warning) => {
+      this.#warned += 1
+      this.#warnings = [...this.#warnings, { at: new Date().toISOString(), message: warning.message }].slice(-KEPT_WARNINGS)
+      onWarning?.(warning)
+    })
     device.on('stop', () => this.#stopped())
     device.on('close', () => this.#finish(this.#closing === null ? this.#lastError : null))
     // An end of the process that nobody planned: the library removes the device, unless it is to be recovered.
@@ -177,7 +193,8 @@ export class DeviceServer {
       stats: async () => this.#stats(),
       metrics: async () => {
         const { target } = this.#state.spec
-        return prometheusText({ id: this.id, size: this.#device.size, target: formatTarget(target), stats: this.#device.stats() })
+        const measured = { id: this.id, size: this.#device.size, target: formatTarget(target), stats: this.#device.stats() }
+        return prometheusText({ ...measured, warnings: this.#warned })
       },
       stop: () => this.close(),
       quiesce: () => this.quiesce(),
@@ -205,7 +222,7 @@ export class DeviceServer {
   }
 
   #stats(): object {
-    return { id: this.id, path: this.path, ...this.#device.stats() }
+    return { id: this.id, path: this.path, size: this.#device.size, ...this.#device.stats(), warnings: this.#warnings }
   }
 
   #stopped(): void {
