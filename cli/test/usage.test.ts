@@ -16,6 +16,7 @@ const CASES: [args: string[], message: RegExp][] = [
   [['add', 'mem', '-s', '1G', '-q', 'two'], /--queues .*two/],
   [['add', 'mem', '-s', '1G', '-n', 'x'], /"x"/],
   [['add', 'mem', '-s', '1G', '--block-size', '100'], /--block-size .*100/],
+  [['add', 'mem', '-s', '1G', '--physical-block-size', '1000'], /--physical-block-size .*1000/],
   [['add', 'mem', '-s', '1G', '--max-io', '3'], /--max-io .*'3'/],
   [['add', 'mem', '-s', '1G', '--recovery', 'maybe'], /--recovery.*maybe.*reissue/],
   [['add', 'mem', '-s', '1G', '-r', '--recovery', 'off'], /recovery/],

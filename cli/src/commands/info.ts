@@ -38,6 +38,7 @@ function lines(device: DescribedDevice): [string, string][] {
     ['size', `${formatBytes(device.size)} (${device.size} bytes)`],
     ['logical block', String(device.logicalBlockSize)],
     ['physical block', String(device.physicalBlockSize)],
+    ['data path', device.dataPath],
     ['queues', String(device.queues)],
     ['depth', String(device.depth)],
     ['longest request', formatBytes(device.maxIoBytes)],

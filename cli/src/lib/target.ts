@@ -35,8 +35,10 @@ export interface DeviceSpec extends QueueOptions, RequestMemoryOptions {
   depth?: number
   size?: string
   blockSize?: number
+  physicalBlockSize?: number
   maxIoBytes?: string
   readOnly?: true
+  rotational?: true
   recovery?: Recovery
   unprivileged?: true
   integrity?: IntegrityOptions
@@ -126,6 +128,7 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^queues (?=must)/, '--queues '],
   [/^depth(?= must| ×)/, '--depth'],
   [/^blockSize (?=must)/, '--block-size '],
+  [/^physicalBlockSize (?=must)/, '--physical-block-size '],
   [/^maxIoBytes (?=must)/, '--max-io '],
   [/^readOnly (?=must)/, '--read-only '],
   [/^recovery (?=must)/, '--recovery '],

@@ -1,7 +1,7 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { existsSync, readdirSync, readlinkSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { connect } from 'node:net'
 import { join } from 'node:path'
@@ -44,7 +44,8 @@ function checkData(t: ExecutionContext, path: string): void {
 }
 
 test.serial('add prints the path alone; list, info and stats show the device; del takes it away', async (t) => {
-  const added = await ublk(['add', 'mem', '--size', '64M', '-q', '2', '-d', '32', '--max-io', '64K', '--block-size', '4096', '-n', '7'])
+  const shape = ['-q', '2', '-d', '32', '--max-io', '64K', '--block-size', '4096', '--physical-block-size', '8192', '--rotational']
+  const added = await ublk(['add', 'mem', '--size', '64M', ...shape, '-n', '7'])
   t.is(added.status, 0, added.stderr)
   t.is(added.stderr, '')
   t.is(added.stdout, '/dev/ublkb7\n')
@@ -68,7 +69,7 @@ test.serial('add prints the path alone; list, info and stats show the device; de
     state: 'live',
     size: 64 * MIB,
     logicalBlockSize: 4096,
-    physicalBlockSize: 4096,
+    physicalBlockSize: 8192,
     queues: 2,
     depth: 32,
     maxIoBytes: 64 * 1024,
@@ -82,6 +83,9 @@ test.serial('add prints the path alone; list, info and stats show the device; de
   t.regex(text, new RegExp(`^ *7 +/dev/ublkb7 +live +64MiB +2 +32 +${pid} +mem$`, 'm'))
 
   t.regex(info, /^path +\/dev\/ublkb7$/m)
+  t.regex(info, /^data path +(get-data|copy)$/m)
+  const announced = (name: string): string => readFileSync(`/sys/block/ublkb7/queue/${name}`, 'utf8').trim()
+  t.deepEqual(['rotational', 'physical_block_size', 'logical_block_size'].map(announced), ['1', '8192', '4096'])
   t.regex(info, new RegExp(`^server +${pid}, version `, 'm'))
   const described = JSON.parse(infoJson)
   t.like(described, { id: 7, target: { type: 'mem' }, server: { pid, running: true, socket: `${STATE}/7.sock`, recovery: 'off' } })
