@@ -123,7 +123,7 @@ export const operations: readonly Support[] = [
     name: 'FLUSH',
     since: '6.0',
     use: 'targets and backends that keep writes back',
-    test: 'test/device/powercut.test.ts: the method sees a lost flush',
+    test: 'test/device/powercut.test.ts: acknowledged blocks survive a power cut',
   },
   { name: 'DISCARD', since: '6.0', use: 'mem, file, stripe, mirror; `discard` of a backend', test: FILE },
   { name: 'WRITE_SAME', since: '–', use: 'none: the driver never sends it', test: HEADER },
@@ -131,7 +131,7 @@ export const operations: readonly Support[] = [
     name: 'WRITE_ZEROES',
     since: '6.0',
     use: 'mem, file, stripe, mirror; `writeZeroes` of a backend',
-    test: 'crates/ublk/tests/targets.rs: a_mirror_keeps_every_byte_on_every_leg',
+    test: 'test/device/filesystem.test.ts: these ranges read back as zeroes, and no others',
   },
   { name: 'ZONE_OPEN', since: '6.6', use: 'zoned', test: ZONES },
   { name: 'ZONE_CLOSE', since: '6.6', use: 'zoned', test: ZONES },
@@ -142,12 +142,13 @@ export const operations: readonly Support[] = [
   { name: 'REPORT_ZONES', since: '6.6', use: 'zoned', test: `${ZONED}: the_zones_are_reported_as_asked_for` },
 ]
 
+const OWNER = 'crates/ublk/tests/unprivileged.rs: as_the_owner'
 const SHAPE = `${MEMORY}: alignment_and_segments_are_what_the_block_layer_has`
 
 export const parameters: readonly Support[] = [
   { name: 'BASIC', since: '6.0', use: 'always: size, blocks, attributes, `maxIoBytes`', test: LIST },
   { name: 'DISCARD', since: '6.0', use: 'targets and backends with discard or write-zeroes', test: FILE },
-  { name: 'DEVT', since: '6.3', use: 'read for `info`; the driver refuses it otherwise', test: LIST },
+  { name: 'DEVT', since: '6.3', use: 'read for `info`; the driver refuses it otherwise', test: OWNER },
   { name: 'ZONED', since: '6.6', use: 'zoned', test: `${ZONED}: the_zones_are_reported_as_asked_for` },
   { name: 'DMA_ALIGN', since: '6.15', use: '`dmaAlignment`, and zero copy over files with `direct`', test: SHAPE },
   { name: 'SEGMENT', since: '6.15', use: '`maxSegments`, `maxSegmentSize`, `segmentBoundary`', test: SHAPE },

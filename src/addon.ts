@@ -35,7 +35,7 @@ function load(): { binding: NativeBinding } | { error: UblkError } {
 
 function requireAddon(): NativeBinding {
   if (process.platform !== 'linux') {
-    throw unsupported(`ublk needs Linux, this is ${process.platform}`, 'Run it on Linux 6.5 or later, or in a virtual machine with it.')
+    throw unsupported(`ublk needs Linux, this is ${process.platform}`, 'Run it on Linux 6.1 or later, or in a virtual machine with it.')
   }
   if (!ARCHITECTURES.includes(process.arch)) {
     throw unsupported(`there is no addon for the architecture ${process.arch}`, `Supported are ${ARCHITECTURES.join(' and ')}.`)

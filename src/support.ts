@@ -75,7 +75,7 @@ function checkDriver(): Support | null {
       supported: false,
       code: 'ERR_UBLK_DRIVER_MISSING',
       reason: `${CONTROL_PATH} is missing`,
-      hint: 'Run modprobe ublk_drv as root (Linux 6.5 or later, built with CONFIG_BLK_DEV_UBLK).',
+      hint: 'Run modprobe ublk_drv as root (Linux 6.1 or later, built with CONFIG_BLK_DEV_UBLK).',
     }
   }
   try {

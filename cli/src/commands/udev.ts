@@ -55,7 +55,7 @@ function notUnprivileged(id: string): Failure {
 function rulesText(owner: string): string {
   return `# ublk devices of users who are not root. Printed by \`ublk udev\`; its path is in here: print them again when it moves.
 
-# Everybody may ask for a device. The driver limits how many (parameter unprivileged_ublks_max of ublk_drv).
+# Everybody may ask for a device. The driver limits how many (parameter ublks_max of ublk_drv).
 KERNEL=="ublk-control", SUBSYSTEM=="misc", MODE="0666", OPTIONS+="static_node=ublk-control"
 
 # The nodes of an unprivileged device belong to the user who made it; for other devices the program fails, and nothing is changed.

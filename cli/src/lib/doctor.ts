@@ -67,9 +67,7 @@ function checkKernel(): Check {
   const [major = 0, minor = 0] = release().split('.').map(Number.parseFloat)
   const message = `${process.platform === 'linux' ? 'Linux' : process.platform} ${release()}`
   if (process.platform !== 'linux') return fail('kernel', `${message} has no ublk`, 'Use a Linux machine, or a virtual one.')
-  if (major < 6) return fail('kernel', `${message} is older than ublk`, 'Boot Linux 6.5 or later.')
-  // The driver before 6.5 cannot tell its features, so nothing could be chosen by them.
-  if (major === 6 && minor < 5) return fail('kernel', `${message} has a ublk driver that is too old`, 'Boot Linux 6.5 or later.')
+  if (major < 6 || (major === 6 && minor < 1)) return fail('kernel', `${message} is older than 6.1`, 'Boot Linux 6.1 or later.')
   return ok('kernel', message)
 }
 
@@ -197,10 +195,16 @@ function checkLeftovers(devices: DeviceInfo[] | null): Check[] {
   const orphans = (devices ?? []).filter(({ id, state }) => state !== 'live' && directory.readServed(id) === null)
   const records = directory.ids().filter((id) => directory.readServed(id) === null && devices?.some((device) => device.id === id) !== true)
   const found = [
-    ...orphans.map(({ id, state }) => warn('leftover', `device ${id} is ${state} and has no server`, `\`ublk del ${id}\` removes it.`)),
+    ...orphans.map(({ id, state }) => warn('leftover', `device ${id} is ${state} and has no server`, wayOut(id, state))),
     ...records.map((id) => warn('leftover', `${directory.statePath(id)} is of a server that is gone`, `\`ublk del ${id}\` removes it.`)),
   ]
   return found.length === 0 ? [ok('leftover', 'no devices without a server, no stale records')] : found
+}
+
+/** Those who use a device that waits for a server lose nothing when it is recovered. */
+function wayOut(id: number, state: DeviceInfo['state']): string {
+  const removal = `\`ublk del ${id}\` removes it`
+  return state === 'dead' ? `${removal}.` : `\`ublk recover ${id}\` serves it again; ${removal}, and fails what waits.`
 }
 
 /** Null when they cannot be listed; why is what other checks find. */

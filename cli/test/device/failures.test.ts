@@ -117,6 +117,8 @@ test.serial('kill -9 of the server with -r: quiesced, and del removes it', async
   const { id, server } = await add(t, 'mem', '-s', '16M', '-r')
   process.kill(server.pid, 'SIGKILL')
   await waitUntil('the device is quiesced', async () => (await list(t))[0]?.state === 'quiesced')
+  const doctor = (await ublk(['doctor'])).stdout
+  t.regex(doctor, new RegExp(`^warn +leftover: device ${id} is quiesced and has no server\\n.*\`ublk recover ${id}\``, 'm'))
   await del(t, String(id))
   await assertNothingLeft(t)
 })

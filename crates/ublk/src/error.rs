@@ -200,7 +200,7 @@ impl Error {
     pub fn hint(&self) -> String {
         match self {
             Error::DriverMissing => {
-                "Run `modprobe ublk_drv` as root; the driver needs Linux 6.5 or later with CONFIG_BLK_DEV_UBLK.".into()
+                "Run `modprobe ublk_drv` as root; ublk needs Linux 6.1 or later with CONFIG_BLK_DEV_UBLK.".into()
             }
             Error::Permission { what, id: Some(id), .. } if what.starts_with("/dev/ublkc") => {
                 format!("Unprivileged devices need udev's rules: `ublk udev` prints them. Until then only root can remove this one: `ublk del {id}`.")
