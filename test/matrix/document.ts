@@ -25,13 +25,17 @@ function tables(byKernel: Map<string, CellResult[]>): string {
       ...names.map((name) => row(name, (result) => has(result, name))),
       '',
     ].join('\n')
+  const observed = (results: CellResult[]): number =>
+    results.filter(({ operation }) => operation === 'history').reduce((total, { requests }) => total + requests, 0)
+  const histories = kernels.map((kernel) => observed(byKernel.get(kernel) ?? []))
   return [
     table('buffer mode', Object.keys(MODES), ({ group }, name) => group.mode === name),
     table('threads and commands', Object.keys(LAYOUTS), ({ group }, name) => group.layout === name),
     table('target', Object.keys(TARGETS), ({ group }, name) => group.target === name),
     table('logical block', BLOCK_SIZES.map(String), ({ group }, name) => String(group.blockSize) === name),
     table('requests', [...OPERATIONS, 'history'], ({ operation }, name) => operation === name),
-    [`| all | ${kernels.join(' | ')} |`, `| --- |${' --- |'.repeat(kernels.length)}`, row('cells', () => true), ''].join('\n'),
+    [`| all | ${kernels.join(' | ')} |`, `| --- |${' --- |'.repeat(kernels.length)}`, row('cells', () => true)].join('\n'),
+    `| operations in linearizable histories | ${histories.join(' | ')} |\n`,
   ].join('\n')
 }
 
