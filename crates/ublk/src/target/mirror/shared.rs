@@ -55,7 +55,14 @@ pub(super) struct Shared {
     keeper: OnceLock<Thread>,
     names: Vec<String>,
     errors: Mutex<Vec<Option<String>>>,
-    report: Mutex<Option<Report>>,
+    reports: Mutex<Reports>,
+}
+
+#[derive(Default)]
+struct Reports {
+    to: Option<Report>,
+    /// A leg may fail before anybody serves the mirror.
+    untold: Vec<String>,
 }
 
 impl Shared {
@@ -73,7 +80,7 @@ impl Shared {
             keeper: OnceLock::new(),
             names,
             errors: Mutex::new(errors),
-            report: Mutex::new(None),
+            reports: Mutex::default(),
         }
     }
 
@@ -214,13 +221,18 @@ impl Shared {
         self.is_stopping.load(SeqCst)
     }
 
+    /// Where to tell from now on, and what was to be told before.
     pub(super) fn set_report(&self, report: Report) {
-        *lock(&self.report) = Some(report);
+        let mut reports = lock(&self.reports);
+        reports.untold.drain(..).for_each(&report);
+        reports.to = Some(report);
     }
 
     pub(super) fn tell(&self, message: String) {
-        if let Some(report) = &*lock(&self.report) {
-            report(message);
+        let mut reports = lock(&self.reports);
+        match &reports.to {
+            Some(report) => report(message),
+            None => reports.untold.push(message),
         }
     }
 
