@@ -494,7 +494,7 @@ fn a_write_into_the_window_of_a_slow_resync_is_not_lost() {
             });
         }
         while !all_in_sync(live.target.as_ref()) {
-            if let Some(LegState::Resyncing { done_bytes }) = live.target.legs().get(1).map(|leg| leg.state.clone()) {
+            if let LegState::Resyncing { done_bytes } = states(live.target.as_ref())[1] {
                 progress.push(done_bytes);
             }
             std::thread::sleep(Duration::from_millis(5));
