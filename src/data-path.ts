@@ -3,9 +3,9 @@
  *
  * Thread: any.
  */
-import { resolve } from 'node:path'
 import { invalidType, invalidValue, outOfRange } from './errors.ts'
-import type { DeviceSpec, SharedMemorySpec } from './native.ts'
+import type { DeviceSpec } from './native.ts'
+import { checkSharedMemory, type SharedMemory } from './shared-memory.ts'
 
 /**
  * How data moves between the pages of a request and the target.
@@ -23,16 +23,13 @@ export type DataPath = 'auto' | 'copy' | 'get-data' | 'user-copy' | 'zero-copy' 
 
 export const DATA_PATHS: readonly DataPath[] = ['auto', 'copy', 'get-data', 'user-copy', 'zero-copy', 'auto-zero-copy', 'shmem']
 
-/** A file of memory that a device's users share with its server: its path, or that and how it is mapped. */
-export type SharedMemory = string | { path: string; readOnly?: boolean }
-
 /** Options of a device about the way of its requests. All but `dataPath`'s `copy` and `partitionScan` are for native targets. */
 export interface QueueOptions {
   /** How data moves. Default 'auto'. One that the kernel lacks is an error that names the release that has it. */
   dataPath?: DataPath
   /**
-   * With `auto-zero-copy`: requests whose pages the driver cannot register are registered by the server, where they would fail. 'always'
-   * makes the driver fail each time, to test just that. Default false.
+   * Where the data path is `auto-zero-copy`: requests whose pages the driver cannot register, for want of memory, are registered by the
+   * server; with false they fail. 'always' makes the driver fail each time, to test just that. Default true.
    */
   zeroCopyFallback?: boolean | 'always'
   /**
@@ -81,16 +78,7 @@ export const QUEUE_OPTION_NAMES = [
 const MAX_THREADS = 4096
 
 export function checkQueueOptions(options: QueueOptions, queues: number): CheckedQueueOptions {
-  const {
-    dataPath = 'auto',
-    zeroCopyFallback = false,
-    threads,
-    perIo = false,
-    batch = false,
-    fixedFiles = true,
-    preempt = true,
-    partitionScan = true,
-  } = options
+  const { dataPath = 'auto', threads, perIo = false, batch = false, fixedFiles = true, preempt = true, partitionScan = true } = options
   if (typeof dataPath !== 'string') throw invalidType('dataPath', oneOf(DATA_PATHS), dataPath)
   if (!DATA_PATHS.includes(dataPath)) throw invalidValue('dataPath', oneOf(DATA_PATHS), dataPath)
   for (const [name, value] of Object.entries({ perIo, batch, fixedFiles, preempt, partitionScan })) {
@@ -102,7 +90,7 @@ export function checkQueueOptions(options: QueueOptions, queues: number): Checke
   const shared = checkSharedMemory(options.sharedMemory, dataPath)
   return {
     ...shared,
-    zeroCopyFallback: checkFallback(zeroCopyFallback, dataPath),
+    zeroCopyFallback: checkFallback(options.zeroCopyFallback, dataPath),
     threads: threads === undefined ? null : checkThreads(threads, queues, perIo),
     perIo,
     batch,
@@ -124,36 +112,16 @@ export function checkBackendPath(options: CheckedQueueOptions): void {
   if (batch) throw invalidValue('batch', rule, batch)
   if (!fixedFiles) throw invalidValue('fixedFiles', rule, fixedFiles)
   if (!preempt) throw invalidValue('preempt', rule, preempt)
-  if (zeroCopyFallback !== 'off') throw invalidValue('zeroCopyFallback', rule, zeroCopyFallback)
+  if (zeroCopyFallback === 'always') throw invalidValue('zeroCopyFallback', rule, zeroCopyFallback)
 }
 
-function checkFallback(value: boolean | 'always', dataPath: DataPath): CheckedQueueOptions['zeroCopyFallback'] {
+function checkFallback(value: QueueOptions['zeroCopyFallback'], dataPath: DataPath): CheckedQueueOptions['zeroCopyFallback'] {
+  if (value === undefined) return 'on'
   if (value !== 'always' && typeof value !== 'boolean') throw invalidType('zeroCopyFallback', "a boolean or 'always'", value)
   if (value === false) return 'off'
-  if (dataPath !== 'auto-zero-copy') throw invalidValue('zeroCopyFallback', "false unless dataPath is 'auto-zero-copy'", value)
+  if (dataPath !== 'auto' && dataPath !== 'auto-zero-copy')
+    throw invalidValue('zeroCopyFallback', "left out, or false, unless dataPath is 'auto' or 'auto-zero-copy'", value)
   return value === true ? 'on' : value
-}
-
-type SharedMemoryOptions = Pick<CheckedQueueOptions, 'dataPath' | 'sharedMemory'>
-
-function checkSharedMemory(given: QueueOptions['sharedMemory'], dataPath: DataPath): SharedMemoryOptions {
-  if (given === undefined) return { dataPath, sharedMemory: [] }
-  const sharedMemory = (Array.isArray(given) ? given : [given]).map(checkMemory)
-  const paths = sharedMemory.map(({ path }) => path)
-  const twice = paths.find((path, index) => paths.indexOf(path) !== index)
-  if (twice !== undefined) throw invalidValue('sharedMemory', 'of files that are given once', twice)
-  if (dataPath !== 'auto' && dataPath !== 'shmem')
-    throw invalidValue('sharedMemory', "left out unless dataPath is 'shmem' or 'auto'", paths)
-  return { dataPath: 'shmem', sharedMemory }
-}
-
-/** One file of it. */
-export function checkMemory(given: SharedMemory): SharedMemorySpec {
-  const { path, readOnly = false } = typeof given === 'object' && given !== null ? given : { path: given }
-  if (typeof path !== 'string') throw invalidType('sharedMemory', 'the path of a file, or { path, readOnly }', given)
-  if (path === '') throw invalidValue('sharedMemory', 'the path of a file', path)
-  if (typeof readOnly !== 'boolean') throw invalidType('sharedMemory.readOnly', 'a boolean', readOnly)
-  return { path: resolve(path), readOnly }
 }
 
 function checkThreads(value: number, queues: number, perIo: boolean): number {

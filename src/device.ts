@@ -8,7 +8,6 @@ import { EventEmitter } from 'node:events'
 import { abortable, type CallOptions, checkSignal } from './abort.ts'
 import { native } from './addon.ts'
 import type { BackendInfo } from './backend.ts'
-import { checkMemory, type SharedMemory } from './data-path.ts'
 import { abortError, fromNative, invalidValue, UblkError, unwrap } from './errors.ts'
 import { takenAlong, track, untrack } from './exit.ts'
 import { charPath, type DeviceInfo, type DeviceState, toDeviceInfo } from './info.ts'
@@ -24,6 +23,7 @@ import {
 } from './options.ts'
 import type { HandlerFailure } from './ring.ts'
 import { makeServer, type Server } from './server.ts'
+import { checkMemory, type SharedMemory, type SharedMemoryInfo, toSharedMemoryInfo } from './shared-memory.ts'
 import { checkDeviceSize, parseSize, type Size } from './size.ts'
 import { type DeviceStats, toDeviceStats } from './stats.ts'
 
@@ -31,16 +31,6 @@ import { type DeviceStats, toDeviceStats } from './stats.ts'
 export interface WaitOptions extends CallOptions {
   /** Milliseconds until it rejects with `ERR_UBLK_TIMEOUT`; default 30000. */
   timeoutMs?: number
-}
-
-/** A file of memory that a device's users share with it. */
-export interface SharedMemoryInfo {
-  /** Absolute. */
-  path: string
-  /** It serves writes to the device alone. */
-  readOnly: boolean
-  /** Bytes. */
-  size: number
 }
 
 /** Events of a `Device` and their arguments. */
@@ -53,7 +43,7 @@ export interface DeviceEvents {
   close: []
   /** Something failed while nobody was calling: a handler, a worker, a queue. Nothing is emitted when nobody listens. */
   error: [error: UblkError]
-  /** Something that the device can live with: a leg of a mirror has failed, or is in sync again. */
+  /** Something that the device can live with: a leg of a mirror has failed, or is in sync again. The first listener hears also what was before. */
   warning: [error: UblkError]
   /** A handler missed its deadline; the request was answered ETIMEDOUT. */
   timeout: [details: { queue: number }]
@@ -61,6 +51,8 @@ export interface DeviceEvents {
 
 const STATES: readonly DeviceState[] = ['dead', 'live', 'quiesced', 'fail_io', 'closed']
 const DEFAULT_WAIT_MS = 30_000
+/** Warnings that are kept for the first listener: the last ones. */
+const MOST_UNHEARD = 16
 
 /** ADD_DEV, or the begin of a recovery; `starts` as in `NativeBinding`. */
 type Adding = (
@@ -96,6 +88,8 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
   #failure: UblkError | null = null
   #findingReason: Promise<void> | null = null
   readonly #waiters = new Set<() => void>()
+  /** Warnings from before anybody listened: who comes first hears them. */
+  #unheard: UblkError[] = []
 
   /** @internal */
   private constructor(nativeDevice: NativeDevice, server: Server, options: CheckedOptions, info: DeviceInfo) {
@@ -104,6 +98,11 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     this.#server = server
     this.#options = options
     this.#info = info
+    // 'newListener' is Node's own, and none of ours.
+    EventEmitter.prototype.on.call(this, 'newListener', (event) => {
+      if (event !== 'warning') return
+      for (const warning of this.#unheard.splice(0)) this.#emitLater(warning)
+    })
     track(this, options.closeOnSignal)
   }
 
@@ -121,10 +120,20 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
   static async recoverLive(id: number, options: RecoverOptions): Promise<Device> {
     const info = await deviceInfo(id, options?.signal === undefined ? {} : { signal: options.signal })
     const checked = checkRecoverOptions(info, options)
-    return Device.#live(checked, async (binding, spec, starts, onEvent) => {
+    const device = await Device.#live(checked, async (binding, spec, starts, onEvent) => {
       checkPromises(info, spec)
       return binding.recoverDevice(id, spec, starts, onEvent)
     })
+    if (checked.sharedMemory.length > 0) await device.#tellLostMemory(checked.sharedMemory)
+    return device
+  }
+
+  async #tellLostMemory(former: DeviceSpec['sharedMemory']): Promise<void> {
+    const taken = new Set((await this.sharedMemory()).map(({ path }) => path))
+    for (const { path } of former.filter(({ path }) => !taken.has(path))) {
+      const message = `${path} is not the file any more that the users of device ${this.id} shared: what they read and write from there is copied`
+      this.#warn(new UblkError('ERR_UBLK_FILE', { message, deviceId: this.id }))
+    }
   }
 
   static async #live(checked: CheckedOptions, add: Adding): Promise<Device> {
@@ -279,11 +288,11 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     await abortable(unsharing, signal, `letting go of memory of device ${this.id}`)
   }
 
-  /** The files of memory that its users share with it now. */
+  /** The files of memory that its users share with it now. Whoever is to recover the device must know them: see `RecoverOptions`. */
   async sharedMemory(options: CallOptions = {}): Promise<SharedMemoryInfo[]> {
     const signal = checkSignal(options.signal)
     const shared = unwrap(await abortable(this.#native.sharedMemory(), signal, `asking device ${this.id} for its shared memory`))
-    return shared.map(({ path, readOnly, sizeBytes }) => ({ path, readOnly, size: sizeBytes }))
+    return shared.map(toSharedMemoryInfo)
   }
 
   /** Stops and removes it, unless it waits for the next server. Twice is the same as once. An abort answers open requests EIO, and closing goes on. */
@@ -515,7 +524,13 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     })
   }
 
+  /** It may come while the device starts, before there is anything to listen to. */
   #warn(warning: UblkError): void {
+    if (this.listenerCount('warning') > 0) this.#emitLater(warning)
+    else this.#unheard = [...this.#unheard, warning].slice(-MOST_UNHEARD)
+  }
+
+  #emitLater(warning: UblkError): void {
     queueMicrotask(() => this.emit('warning', warning))
   }
 

@@ -2,7 +2,8 @@
  * A device as the kernel describes it, in public names.
  */
 import type { DataPath } from './data-path.ts'
-import type { NativeDeviceInfo } from './native.ts'
+import type { IntegrityOptions } from './integrity.ts'
+import type { IntegritySpec, NativeDeviceInfo, NativeZoneLimits } from './native.ts'
 
 /** States that the kernel gives a device. `dead`: added, not served. `quiesced`, `fail_io`: the server is gone and recovery was asked for. */
 export type KernelState = 'dead' | 'live' | 'quiesced' | 'fail_io'
@@ -33,6 +34,7 @@ export interface DeviceInfo {
   volatileCache: boolean
   fua: boolean
   discard: boolean
+  writeZeroes: boolean
   /** Alignment in bytes of the memory that its users give with O_DIRECT. */
   dmaAlignment: number
   /** Most pieces of memory that a request consists of. */
@@ -41,6 +43,14 @@ export interface DeviceInfo {
   maxSegmentSize: number
   /** A multiple of this is crossed by none. */
   segmentBoundary: number
+  /** Zones, of a zoned device; else null. */
+  zones: DeviceZones | null
+  /** Metadata to each logical block; null where there is none. Its options as they were given, or by default. */
+  integrity: DeviceIntegrity | null
+  /** Major and minor number of `charPath`, such as `240:0`. */
+  charNumber: string
+  /** The same of `path`; null before the device was started. */
+  blockNumber: string | null
   /** How data moves between the kernel and the server: a `dataPath` that is not 'auto'. */
   dataPath: Exclude<DataPath, 'auto'>
   /** Features of the device, kernel names without the UBLK_F_ prefix. */
@@ -48,6 +58,21 @@ export interface DeviceInfo {
   ownerUid: number
   ownerGid: number
 }
+
+/** Sizes are bytes. */
+export interface DeviceZones {
+  /** From one zone to the next. */
+  size: number
+  /** Most open zones; 0 is no limit. */
+  maxOpen: number
+  /** Most open or closed zones; 0 is no limit. */
+  maxActive: number
+  /** Longest zone append. */
+  maxAppendBytes: number
+}
+
+/** As `IntegrityOptions`, with nothing left out; `csum` is null where there is no protection information. */
+export type DeviceIntegrity = Required<Omit<IntegrityOptions, 'csum'>> & { csum: NonNullable<IntegrityOptions['csum']> | null }
 
 export const blockPath = (id: number): string => `/dev/ublkb${id}`
 export const charPath = (id: number): string => `/dev/ublkc${id}`
@@ -70,15 +95,29 @@ export function toDeviceInfo(native: NativeDeviceInfo): DeviceInfo {
     volatileCache: native.volatileCache,
     fua: native.fua,
     discard: native.discard,
+    writeZeroes: native.writeZeroes,
     dmaAlignment: native.dmaAlignBytes,
     maxSegments: native.segments.maxCount,
     maxSegmentSize: native.segments.maxBytes,
     segmentBoundary: native.segments.boundaryBytes,
+    zones: native.zones && toZones(native.zones),
+    integrity: native.integrity && toIntegrity(native.integrity),
+    charNumber: native.charNumber,
+    blockNumber: native.blockNumber,
     dataPath: dataPathOf(native.flags),
     flags: native.flags,
     ownerUid: native.ownerUid,
     ownerGid: native.ownerGid,
   }
+}
+
+function toZones({ zoneBytes, maxOpenZones, maxActiveZones, maxAppendBytes }: NativeZoneLimits): DeviceZones {
+  return { size: zoneBytes, maxOpen: maxOpenZones, maxActive: maxActiveZones, maxAppendBytes }
+}
+
+function toIntegrity({ metadataBytes, checksum, piOffsetBytes, tagBytes, refTag, capable }: IntegritySpec): DeviceIntegrity {
+  const csum = checksum === 'none' ? null : checksum
+  return { size: metadataBytes, csum, piOffset: piOffsetBytes, tagSize: tagBytes, reftag: refTag, capable }
 }
 
 /** The driver has no word for it: its flags tell. Of several the first here is the one that counts. */

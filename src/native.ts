@@ -125,6 +125,9 @@ export interface SharedMemorySpec {
   path: string
   /** Mapped for reading alone. */
   readOnly: boolean
+  /** Of a device that is recovered: the driver's number, and which file it was. Else null. */
+  number: number | null
+  fileId: string | null
 }
 
 /** One that they share now. Mirror of `NativeSharedMemory` in crates/ublk-node/src/request_memory.rs. */
@@ -132,6 +135,10 @@ export interface NativeSharedMemory {
   path: string
   readOnly: boolean
   sizeBytes: number
+  /** The driver's. */
+  number: number
+  /** Device and inode. */
+  fileId: string
 }
 
 /** Shape of the memory of requests. Mirror of `SegmentSpec` in crates/ublk-node/src/request_memory.rs. */
@@ -206,14 +213,28 @@ export interface NativeDeviceInfo {
   volatileCache: boolean
   fua: boolean
   discard: boolean
+  writeZeroes: boolean
   rotational: boolean
   /** Alignment of the memory of requests. */
   dmaAlignBytes: number
   segments: SegmentSpec
+  zones: NativeZoneLimits | null
+  integrity: IntegritySpec | null
+  /** Major and minor number, such as `240:0`; of a block device that was not started yet null. */
+  charNumber: string
+  blockNumber: string | null
   /** Feature names without the UBLK_F_ prefix, lowest bit first. */
   flags: string[]
   ownerUid: number
   ownerGid: number
+}
+
+/** Zones of a device; 0 is no limit. Mirror of the same in crates/ublk-node/src/info.rs. */
+export interface NativeZoneLimits {
+  zoneBytes: number
+  maxOpenZones: number
+  maxActiveZones: number
+  maxAppendBytes: number
 }
 
 /** One feature bit. Mirror of `FeatureInfo` in crates/ublk-node/src/info.rs. */

@@ -5,14 +5,7 @@
  */
 import { checkSignal } from './abort.ts'
 import type { Abilities, Backend } from './backend.ts'
-import {
-  type CheckedQueueOptions,
-  checkBackendPath,
-  checkQueueOptions,
-  type DataPath,
-  QUEUE_OPTION_NAMES,
-  type QueueOptions,
-} from './data-path.ts'
+import { type CheckedQueueOptions, checkBackendPath, checkQueueOptions, QUEUE_OPTION_NAMES, type QueueOptions } from './data-path.ts'
 import { invalidType, invalidValue, outOfRange, unknownOption } from './errors.ts'
 import type { DeviceInfo } from './info.ts'
 import { checkIntegrity, checkIntegrityDevice, type IntegrityOptions } from './integrity.ts'
@@ -20,6 +13,7 @@ import { slotCount } from './layout.ts'
 import { checkId } from './list.ts'
 import type { DeviceSpec, IntegritySpec, NbdSpec, TargetSpec } from './native.ts'
 import { type CheckedRequestMemory, checkRequestMemory, REQUEST_MEMORY_NAMES, type RequestMemoryOptions } from './request-memory.ts'
+import { checkFormerMemory, type FormerMemory } from './shared-memory.ts'
 import { checkDeviceSize, parseSize, type Size } from './size.ts'
 import { NativeTarget, type WorkerBackend, worker } from './targets.ts'
 import { checkZonedDevice } from './zones.ts'
@@ -184,7 +178,13 @@ export function checkOptions(options: DeviceOptions): CheckedOptions {
 }
 
 /** Options of `recoverDevice`: what serves the device from now on. All else the device has already. */
-export type RecoverOptions = Pick<DeviceOptions, (typeof RECOVER_NAMES)[number]>
+export interface RecoverOptions extends Pick<DeviceOptions, Exclude<(typeof RECOVER_NAMES)[number], 'sharedMemory'>> {
+  /**
+   * What `device.sharedMemory()` said at the former server. Of a file that is there no more, or is another one by now, `warning` tells: requests
+   * from it fail, until the device is live again.
+   */
+  sharedMemory?: FormerMemory[]
+}
 
 const RECOVER_NAMES = [
   'backend',
@@ -198,6 +198,7 @@ const RECOVER_NAMES = [
   'fixedFiles',
   'preempt',
   'zeroCopyFallback',
+  'sharedMemory',
 ] as const
 
 /** The options with which a device that exists was made, and what serves it from now on. */
@@ -205,20 +206,25 @@ export function checkRecoverOptions(info: DeviceInfo, options: RecoverOptions): 
   if (typeof options !== 'object' || options === null) throw invalidType('options', 'an object', options)
   const stranger = Object.keys(options).find((name) => !(RECOVER_NAMES as readonly string[]).includes(name))
   if (stranger !== undefined) throw unknownOption(stranger, RECOVER_NAMES)
-  const { id, size, queues, depth, logicalBlockSize: blockSize, physicalBlockSize, maxIoBytes, readOnly, rotational, flags } = info
+  const {
+    id,
+    size,
+    queues,
+    depth,
+    logicalBlockSize: blockSize,
+    physicalBlockSize,
+    maxIoBytes,
+    readOnly,
+    rotational,
+    flags,
+    dataPath,
+  } = info
+  const { sharedMemory, ...rest } = options
   const geometry = { size, queues, depth, blockSize, physicalBlockSize, maxIoBytes, readOnly, rotational }
-  const serving = { dataPath: dataPathOf(flags), batch: flags.includes('BATCH_IO'), partitionScan: !flags.includes('NO_AUTO_PART_SCAN') }
-  const checked = checkOptions({ ...options, id, ...geometry, ...serving, recovery: recoveryOf(flags) })
+  const serving = { dataPath, batch: flags.includes('BATCH_IO'), partitionScan: !flags.includes('NO_AUTO_PART_SCAN') }
+  const checked = checkOptions({ ...rest, id, ...geometry, ...serving, recovery: recoveryOf(flags) })
   if (flags.includes('INTEGRITY')) checkIntegrityDevice(checked.backend instanceof NativeTarget ? checked.backend.spec : null, checked)
-  return checked
-}
-
-/** How the data of a device moves, once and for all. One with `shmem` is refused by the native side. */
-function dataPathOf(flags: string[]): DataPath {
-  if (flags.includes('AUTO_BUF_REG')) return 'auto-zero-copy'
-  if (flags.includes('SUPPORT_ZERO_COPY')) return 'zero-copy'
-  if (flags.includes('USER_COPY')) return 'user-copy'
-  return flags.includes('NEED_GET_DATA') ? 'get-data' : 'copy'
+  return { ...checked, sharedMemory: checkFormerMemory(sharedMemory, dataPath) }
 }
 
 /** The recovery that a device was made with. */

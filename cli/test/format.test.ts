@@ -1,7 +1,7 @@
 import test from 'ava'
 import { columns, pairs } from '../src/lib/columns.ts'
 import { prometheusText } from '../src/lib/metrics.ts'
-import { parseSettings } from '../src/lib/parse-target.ts'
+import { parseCpus, parseSettings } from '../src/lib/parse-target.ts'
 import { formatTarget, withFlagNames } from '../src/lib/target.ts'
 import { formatBytes, formatNanoseconds, parseDurationMs } from '../src/lib/units.ts'
 
@@ -40,6 +40,11 @@ test('bytes are in IEC units', (t) => {
 
 test('latencies have the unit that fits', (t) => {
   t.deepEqual([0, 999, 1_500, 12_340_000, 2_500_000_000].map(formatNanoseconds), ['0ns', '999ns', '1.5us', '12.3ms', '2.5s'])
+})
+
+test('CPUs: numbers and ranges, each once', (t) => {
+  t.deepEqual(parseCpus('0-2,8,1'), [0, 1, 2, 8])
+  for (const text of ['', ',', '1,', '-1', '1-', '2-1', 'a', '1-2-3', '65536']) t.throws(() => parseCpus(text), { message: /--cpus/ })
 })
 
 test('durations: ms, s, m, bare seconds', (t) => {

@@ -6,6 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readdirSync } from 'node:fs'
 import { mkdir, open, readFile, truncate, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import process from 'node:process'
 import { setTimeout as delay } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
@@ -14,15 +15,17 @@ import {
   Device,
   type DeviceOptions,
   deleteDevice,
+  fault,
   features,
   listDevices,
   memory,
+  mirror,
   nullTarget,
   type UblkError,
   worker,
 } from '../../src/index.ts'
 import trapBackend, { TRAP_OFFSET } from '../boundary/trap-backend.ts'
-import { fioVerify, memoryBackend, run, until, withDevice } from './support.ts'
+import { fioVerify, memoryBackend, run, until, withDevice, withDirectory } from './support.ts'
 
 const MIB = 1 << 20
 
@@ -277,16 +280,17 @@ test.serial('memory is shared and let go of while the device is used', async (t)
   const [first, second] = [await hugePage('first'), await hugePage('second')]
   await withDevice({ backend: memory({ size: 32 * MIB }), sharedMemory: [{ path: first, readOnly: true }] }, async (device) => {
     t.is(device.dataPath, 'shmem')
-    t.deepEqual(await device.sharedMemory(), [{ path: first, readOnly: true, size: 2 * MIB }])
+    const shared = async () => (await device.sharedMemory()).map(({ fileId: _, ...rest }) => rest)
+    t.deepEqual(await shared(), [{ path: first, readOnly: true, size: 2 * MIB, number: 0 }])
     const load = fioVerify(device.path, { blockSize: '64k', sizeBytes: 16 * MIB })
     await device.shareMemory(second)
-    t.deepEqual(await device.sharedMemory(), [
-      { path: first, readOnly: true, size: 2 * MIB },
-      { path: second, readOnly: false, size: 2 * MIB },
+    t.deepEqual(await shared(), [
+      { path: first, readOnly: true, size: 2 * MIB, number: 0 },
+      { path: second, readOnly: false, size: 2 * MIB, number: 1 },
     ])
     t.true(await isMapped(second))
     await device.unshareMemory(first)
-    t.deepEqual(await device.sharedMemory(), [{ path: second, readOnly: false, size: 2 * MIB }])
+    t.deepEqual(await shared(), [{ path: second, readOnly: false, size: 2 * MIB, number: 1 }])
     t.false(await isMapped(first))
     for (const [refused, message] of [
       [device.shareMemory(second), `device ${device.id} shares the memory of ${second} already`],
@@ -301,6 +305,27 @@ test.serial('memory is shared and let go of while the device is used', async (t)
   await withDevice({ backend: memory({ size: MIB }), dataPath: 'copy' }, async (device) => {
     const message = `device ${device.id} moves its data by copy, not by shmem`
     await t.throwsAsync(device.shareMemory(second), { code: 'ERR_UBLK_INVALID_STATE', message })
+  })
+})
+
+test.serial('who is the first to listen hears the warnings from before, too', async (t) => {
+  await withDirectory(async (directory) => {
+    const backend = fault(memory({ size: 8 * MIB }), { errorOps: ['write'], errorRange: { begin: MIB, end: 2 * MIB } })
+    await withDevice({ backend }, async (bad) => {
+      const good = join(directory, 'good.img')
+      await writeFile(good, Buffer.alloc(4 * MIB, 7))
+      await withDevice({ backend: mirror({ paths: [good, bad.path], create: true }) }, async (device) => {
+        // The new leg is filled, which meets the fault.
+        await until(() => device.stats().legs[1]?.state === 'failed')
+        await delay(100)
+        const [warning] = await once(device, 'warning', { signal: AbortSignal.timeout(10_000) })
+        t.regex(warning.message, new RegExp(`${bad.path}.*Input/output error`))
+        let more = 0
+        device.on('warning', () => more++)
+        await delay(100)
+        t.is(more, 0, 'it is told once')
+      })
+    })
   })
 })
 

@@ -28,7 +28,7 @@ test('the defaults', (t) => {
     rotational: false,
     recovery: 'off',
     dataPath: 'auto',
-    zeroCopyFallback: 'off',
+    zeroCopyFallback: 'on',
     sharedMemory: [],
     threads: null,
     perIo: false,
@@ -51,8 +51,8 @@ test('files of memory become absolute, and are written unless told otherwise', (
   const { dataPath, sharedMemory } = check({ sharedMemory: ['/a/../b', { path: '/c', readOnly: true }] })
   t.is(dataPath, 'shmem')
   t.deepEqual(sharedMemory, [
-    { path: '/b', readOnly: false },
-    { path: '/c', readOnly: true },
+    { path: '/b', readOnly: false, number: null, fileId: null },
+    { path: '/c', readOnly: true, number: null, fileId: null },
   ])
   t.deepEqual(check({ dataPath: 'shmem' }).sharedMemory, [])
 })
@@ -108,7 +108,11 @@ for (const [options, code, message] of [
   [{ fixedFiles: 'no' }, 'ERR_INVALID_ARG_TYPE', /^fixedFiles/],
   [{ preempt: 'no' }, 'ERR_INVALID_ARG_TYPE', /^preempt/],
   [{ partitionScan: 0 }, 'ERR_INVALID_ARG_TYPE', /^partitionScan/],
-  [{ zeroCopyFallback: true }, 'ERR_INVALID_ARG_VALUE', /^zeroCopyFallback must be false unless dataPath is 'auto-zero-copy'/],
+  [
+    { zeroCopyFallback: true, dataPath: 'zero-copy' },
+    'ERR_INVALID_ARG_VALUE',
+    /^zeroCopyFallback must be left out, or false, unless dataPath is 'auto' or 'auto-zero-copy'/,
+  ],
   [{ zeroCopyFallback: 'on', dataPath: 'auto-zero-copy' }, 'ERR_INVALID_ARG_TYPE', /^zeroCopyFallback must be a boolean or 'always'/],
   [{ cpus: 1 }, 'ERR_INVALID_ARG_TYPE', /^cpus/],
   [{ cpus: [] }, 'ERR_INVALID_ARG_VALUE', /^cpus/],

@@ -8,7 +8,7 @@ import type { DescribedDevice } from '../lib/describe.ts'
 import { reportOf, usage } from '../lib/failure.ts'
 import { faultFlags } from '../lib/faults.ts'
 import { launch } from '../lib/launch.ts'
-import { parseIntegrity, parseTarget } from '../lib/parse-target.ts'
+import { parseCpus, parseIntegrity, parseTarget } from '../lib/parse-target.ts'
 import { runCommand } from '../lib/run-command.ts'
 import { DeviceServer } from '../lib/serve.ts'
 import { boundStop, STOP_GRACE_MS, stopSignals } from '../lib/signals.ts'
@@ -123,7 +123,10 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       options: ['auto', 'copy', 'get-data', 'user-copy', 'zero-copy', 'auto-zero-copy', 'shmem'] as const,
       summary: 'how data moves; default auto: the fastest that kernel and target have',
     })(),
-    'zero-copy-fallback': Flags.boolean({ summary: 'with auto-zero-copy: register by hand what the driver cannot' }),
+    'zero-copy-fallback': Flags.boolean({
+      allowNo: true,
+      summary: 'with auto-zero-copy: register by hand what the driver cannot, where it would fail; default yes',
+    }),
     shmem: Flags.string({
       helpValue: 'FILE',
       multiple: true,
@@ -141,6 +144,14 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
       summary: 'take the CPU from other programs when a request comes; without: higher rates, slow beside busy programs; default yes',
     }),
     'part-scan': Flags.boolean({ default: true, allowNo: true, summary: 'look for partitions when the device starts; default yes' }),
+    cpus: Flags.string({
+      helpValue: 'LIST',
+      summary: "CPUs for the threads that serve, dealt out in turn, such as 0-3,8; default the kernel's choice for each queue",
+    }),
+    patience: Flags.string({
+      helpValue: 'TIME',
+      summary: 'for nbd: how long requests wait for a connection that was lost, such as 1m; default 20s',
+    }),
     timeout: Flags.string({
       helpValue: 'TIME',
       summary: 'time for one request, such as 500ms or 20s; for modules default 20s; for nbd, whose connection is then lost, default none',
@@ -228,7 +239,7 @@ export function specOf({ argv, flags }: AddWords): ServeSpec {
     ...(flags.recovery !== undefined && { recovery: flags.recovery }),
     ...(flags['user-recovery'] && { recovery: 'requeue' }),
     ...(flags['data-path'] !== undefined && { dataPath: flags['data-path'] }),
-    ...(flags['zero-copy-fallback'] && { zeroCopyFallback: true }),
+    ...(flags['zero-copy-fallback'] !== undefined && { zeroCopyFallback: flags['zero-copy-fallback'] }),
     ...(flags.shmem !== undefined && { sharedMemory: sharedMemory(flags.shmem, flags['shmem-read-only']) }),
     ...(flags.threads !== undefined && { threads: flags.threads }),
     ...(flags['per-io'] && { perIo: true }),
@@ -238,6 +249,7 @@ export function specOf({ argv, flags }: AddWords): ServeSpec {
     ...(!flags['part-scan'] && { partitionScan: false }),
     ...(flags.unprivileged && { unprivileged: true }),
     ...(flags.integrity !== undefined && { integrity: parseIntegrity(flags.integrity) }),
+    ...(flags.cpus !== undefined && { cpus: parseCpus(flags.cpus) }),
     // That of nbd is its server's.
     ...(flags.timeout !== undefined && baseOf(target).type !== 'nbd' && { requestTimeoutMs: parseDurationMs(flags.timeout, '--timeout') }),
   }

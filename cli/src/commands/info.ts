@@ -1,4 +1,5 @@
 import * as Args from '@oclif/core/args'
+import type { DeviceIntegrity, DeviceZones } from 'ublk'
 import { BaseCommand, parseId } from '../lib/base-command.ts'
 import { pairs } from '../lib/columns.ts'
 import { type DescribedDevice, toDescribed } from '../lib/describe.ts'
@@ -32,8 +33,8 @@ function lines(device: DescribedDevice): [string, string][] {
   const yes = (value: boolean): string => (value ? 'yes' : 'no')
   return [
     ['device', String(device.id)],
-    ['path', device.path],
-    ['char device', device.charPath],
+    ['path', numbered(device.path, device.blockNumber)],
+    ['char device', numbered(device.charPath, device.charNumber)],
     ['state', device.state],
     ['size', `${formatBytes(device.size)} (${device.size} bytes)`],
     ['logical block', String(device.logicalBlockSize)],
@@ -47,8 +48,11 @@ function lines(device: DescribedDevice): [string, string][] {
     ['write cache', yes(device.volatileCache)],
     ['FUA', yes(device.fua)],
     ['discard', yes(device.discard)],
+    ['write zeroes', yes(device.writeZeroes)],
     ['memory alignment', String(device.dmaAlignment)],
     ['segments', segments(device)],
+    ...(device.zones === null ? [] : [['zones', zones(device.zones, device.size)] satisfies [string, string]]),
+    ...(device.integrity === null ? [] : [['integrity', integrity(device.integrity)] satisfies [string, string]]),
     ['owner', `${device.ownerUid}:${device.ownerGid}`],
     ['flags', device.flags.join(' ')],
     ['pid', device.pid > 0 ? String(device.pid) : '-'],
@@ -59,6 +63,23 @@ function lines(device: DescribedDevice): [string, string][] {
 
 function segments({ maxSegments, maxSegmentSize, segmentBoundary }: DescribedDevice): string {
   return `at most ${maxSegments} of ${maxSegmentSize} bytes, within ${formatBytes(segmentBoundary)}`
+}
+
+function numbered(path: string, number: string | null): string {
+  return number === null ? path : `${path} (${number})`
+}
+
+function zones({ size, maxOpen, maxActive, maxAppendBytes }: DeviceZones, deviceSize: number): string {
+  const limit = (value: number): string => (value === 0 ? 'any number' : String(value))
+  const counts = `${limit(maxOpen)} open, ${limit(maxActive)} open or closed`
+  return `${deviceSize / size} of ${formatBytes(size)}; ${counts}; appends up to ${formatBytes(maxAppendBytes)}`
+}
+
+/** In the words of --integrity. */
+function integrity({ size, csum, piOffset, tagSize, reftag, capable }: DeviceIntegrity): string {
+  const words = [`size=${size}`, csum !== null && `csum=${csum}`, piOffset > 0 && `pi-offset=${piOffset}`]
+  const rest = [tagSize > 0 && `tag-size=${tagSize}`, reftag && 'reftag', capable && 'capable']
+  return [...words, ...rest].filter((word) => word !== false).join(',')
 }
 
 function serverLines(server: NonNullable<DescribedDevice['server']>): [string, string][] {

@@ -36,10 +36,15 @@ export interface DescribedDevice
       | 'volatileCache'
       | 'fua'
       | 'discard'
+      | 'writeZeroes'
       | 'dmaAlignment'
       | 'maxSegments'
       | 'maxSegmentSize'
       | 'segmentBoundary'
+      | 'zones'
+      | 'integrity'
+      | 'charNumber'
+      | 'blockNumber'
       | 'ownerUid'
       | 'ownerGid'
     > {
@@ -77,9 +82,11 @@ export function toListed(info: DeviceInfo, state: ServerState | null): ListedDev
 }
 
 export function toDescribed(info: DeviceInfo, state: ServerState | null, running: boolean, directory: StateDirectory): DescribedDevice {
-  const { dataPath, rotational, volatileCache, fua, discard, ownerUid, ownerGid } = info
+  const { dataPath, rotational, volatileCache, fua, discard, writeZeroes, zones, integrity, ownerUid, ownerGid } = info
   const { dmaAlignment, maxSegments, maxSegmentSize, segmentBoundary } = info
+  const what = { dataPath, rotational, volatileCache, fua, discard, writeZeroes }
   const memory = { dmaAlignment, maxSegments, maxSegmentSize, segmentBoundary }
+  const numbers = { charNumber: info.charNumber, blockNumber: info.blockNumber }
   const server =
     state === null
       ? null
@@ -91,5 +98,5 @@ export function toDescribed(info: DeviceInfo, state: ServerState | null, running
           socket: directory.socketPath(info.id),
           recovery: state.spec.device.recovery ?? 'off',
         }
-  return { ...toListed(info, state), dataPath, rotational, volatileCache, fua, discard, ...memory, ownerUid, ownerGid, server }
+  return { ...toListed(info, state), ...what, ...memory, zones, integrity, ...numbers, ownerUid, ownerGid, server }
 }

@@ -16,6 +16,7 @@ export interface TargetFlags extends FaultFlags, ZoneFlags {
   create: boolean
   chunk?: string | undefined
   timeout?: string | undefined
+  patience?: string | undefined
   set: string[]
 }
 
@@ -48,12 +49,13 @@ export function parseTarget(words: string[], flags: TargetFlags): TargetSpec {
   const zoneFlag = firstZoneFlag(flags)
   if (target.type !== 'zoned' && zoneFlag !== undefined) throw usage(`--${zoneFlag} is for zoned targets only, not for ${type}`)
   if (target.type !== 'stripe' && flags.chunk !== undefined) throw usage(`--chunk is for stripe targets only, not for ${type}`)
+  if (target.type !== 'nbd' && flags.patience !== undefined) throw usage(`--patience is for nbd targets only, not for ${type}`)
   if (target.type !== 'module' && flags.set.length > 0) throw usage(`--set is for module targets only, not for ${type}`)
   return target
 }
 
 function targetOf(type: string, rest: string[], flags: TargetFlags): TargetSpec {
-  const { direct, create, chunk, timeout } = flags
+  const { direct, create, chunk, timeout, patience } = flags
   switch (type) {
     case 'null':
     case 'mem':
@@ -69,7 +71,12 @@ function targetOf(type: string, rest: string[], flags: TargetFlags): TargetSpec 
       return { type, ...(path !== undefined && { path }), zones: parseZones(flags) }
     }
     case 'nbd':
-      return { type, uri: parseUri(rest), ...(timeout !== undefined && { requestTimeoutMs: parseDurationMs(timeout, '--timeout') }) }
+      return {
+        type,
+        uri: parseUri(rest),
+        ...(timeout !== undefined && { requestTimeoutMs: parseDurationMs(timeout, '--timeout') }),
+        ...(patience !== undefined && { patienceMs: parseDurationMs(patience, '--patience') }),
+      }
   }
   if (/[/.]/.test(type)) return { type: 'module', path: modulePath(type), options: parseSettings(flags.set) }
   throw usage(`there is no target ${JSON.stringify(type)}`, FORMS)
@@ -125,6 +132,20 @@ export function parseSettings(pairs: string[]): Record<string, string> {
     }),
   )
 }
+
+/** `0-3,8` as the numbers that it stands for: the form of cpuset(7). */
+export function parseCpus(text: string): number[] {
+  const cpus = text.split(',').flatMap((range) => {
+    const [, first, last = first] = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(range) ?? []
+    const [from, to] = [Number(first), Number(last)]
+    if (!(from <= to && to <= MAX_CPU))
+      throw usage(`--cpus ${text} is no list of CPUs`, 'Write it as 0-3,8; `lscpu -e` shows those of this machine.')
+    return Array.from({ length: to - from + 1 }, (_, index) => from + index)
+  })
+  return [...new Set(cpus)]
+}
+
+const MAX_CPU = 65_535
 
 const INTEGRITY_FORM = 'Example: --integrity size=8,csum=t10dif,pi-offset=0,tag-size=2,reftag.'
 

@@ -134,7 +134,7 @@ async function checkOptions(spec: ServeSpec): Promise<void> {
 /** The one that costs the users of the device least. */
 function bestRecovery({ target, device }: ServeSpec): Recovery {
   const base = baseOf(target)
-  if (device.unprivileged === true || device.sharedMemory !== undefined) return 'off'
+  if (device.unprivileged === true) return 'off'
   if (base.type === 'zoned') return base.path === undefined ? 'off' : 'requeue'
   return 'reissue'
 }

@@ -89,7 +89,9 @@ export class DeviceServer {
     directory.ensure()
     const { recoverDevice } = await import('ublk')
     try {
-      const device = await recoverDevice(id, { ...(await recoverOptions(spec)), closeOnSignal: false, signal })
+      const { sharedMemory } = directory.read(id) ?? {}
+      const options = { ...(await recoverOptions(spec)), ...(sharedMemory !== undefined && { sharedMemory }) }
+      const device = await recoverDevice(id, { ...options, closeOnSignal: false, signal })
       // Until its record is ours, whatever ends this process leaves the device to the next server.
       device.unref()
       const server = new DeviceServer(device, spec, directory, { onError, onWarning })
@@ -200,10 +202,22 @@ export class DeviceServer {
       quiesce: () => this.quiesce(),
       resize: (size) => this.resize(size),
       sharedMemory: async () => ({ id: this.id, sharedMemory: await this.#device.sharedMemory() }),
-      share: (path, readOnly) => this.#device.shareMemory({ path, readOnly }),
-      unshare: (path) => this.#device.unshareMemory(path),
+      share: (path, readOnly) => this.#recordSharing(this.#device.shareMemory({ path, readOnly })),
+      unshare: (path) => this.#recordSharing(this.#device.unshareMemory(path)),
     })
+    await this.#recordSharing()
     this.#directory.write(this.#state)
+  }
+
+  /** Notes what is shared after a change, also after one that has failed half-way. */
+  async #recordSharing(change?: Promise<void>): Promise<void> {
+    try {
+      await change
+    } finally {
+      const sharedMemory = await this.#device.sharedMemory()
+      if (sharedMemory.length > 0 || this.#state.sharedMemory !== undefined) this.#state.sharedMemory = sharedMemory
+      if (change !== undefined) this.#directory.write(this.#state)
+    }
   }
 
   async #close(): Promise<void> {

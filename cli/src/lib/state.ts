@@ -25,6 +25,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
+import type { FormerMemory } from 'ublk'
 import { EXIT, Failure } from './failure.ts'
 import { isRunning, type ProcessIdentity } from './process.ts'
 import type { ServeSpec } from './target.ts'
@@ -38,6 +39,8 @@ export interface ServerState extends ProcessIdentity {
   startedAt: string
   /** What is served, and how. */
   spec: ServeSpec
+  /** What its users share with it now, where it has such memory: the next server must know, and nobody else can tell. */
+  sharedMemory?: FormerMemory[]
 }
 
 /** What lies in the place of a record. */

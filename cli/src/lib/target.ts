@@ -24,7 +24,7 @@ export type TargetSpec =
   | { type: 'stripe'; paths: string[]; chunk?: string; direct: boolean; create: boolean }
   | { type: 'mirror'; paths: string[]; direct: boolean; create: boolean }
   | { type: 'zoned'; path?: string; zones: Zones }
-  | { type: 'nbd'; uri: string; requestTimeoutMs?: number }
+  | { type: 'nbd'; uri: string; requestTimeoutMs?: number; patienceMs?: number }
   | { type: 'fault'; over: TargetSpec; faults: FaultOptions }
   | { type: 'module'; path: string; options: Record<string, string> }
 
@@ -43,6 +43,7 @@ export interface DeviceSpec extends QueueOptions, RequestMemoryOptions {
   unprivileged?: true
   integrity?: IntegrityOptions
   requestTimeoutMs?: number
+  cpus?: number[]
 }
 
 /** All that a server is told, and all that is needed to serve the device again. Plain data. */
@@ -103,7 +104,7 @@ function nativeTarget(ublk: Library, target: Exclude<TargetSpec, { type: 'module
     case 'zoned':
       return ublk.zoned({ ...target.zones, ...(target.path !== undefined && { path: target.path }) })
     case 'nbd':
-      return ublk.nbd(target.uri, { ...(target.requestTimeoutMs !== undefined && { requestTimeoutMs: target.requestTimeoutMs }) })
+      return ublk.nbd(target.uri, given(target, ['requestTimeoutMs', 'patienceMs']))
     case 'fault':
       return ublk.fault(nativeTarget(ublk, target.over as typeof target), target.faults)
   }
@@ -112,8 +113,14 @@ function nativeTarget(ublk: Library, target: Exclude<TargetSpec, { type: 'module
 /** What serves an existing device as `spec` says: nothing is made anew that may hold its data. */
 export async function recoverOptions({ target, device }: ServeSpec): Promise<RecoverOptions> {
   const { backend } = await deviceOptions({ target: existing(target), device: {} })
-  const names = ['requestTimeoutMs', 'threads', 'perIo', 'fixedFiles', 'preempt', 'zeroCopyFallback'] as const
-  return { backend, ...Object.fromEntries(names.filter((name) => device[name] !== undefined).map((name) => [name, device[name]])) }
+  return { backend, ...given(device, ['cpus', 'requestTimeoutMs', 'threads', 'perIo', 'fixedFiles', 'preempt', 'zeroCopyFallback']) }
+}
+
+/** Those of the fields that are there. */
+function given<T, Name extends keyof T>(fields: T, names: Name[]): Partial<Pick<T, Name>> {
+  return Object.fromEntries(names.filter((name) => fields[name] !== undefined).map((name) => [name, fields[name]])) as Partial<
+    Pick<T, Name>
+  >
 }
 
 function existing(target: TargetSpec): TargetSpec {
@@ -155,6 +162,8 @@ const FLAG_OF_OPTION: [option: RegExp, flag: string][] = [
   [/^unprivileged (?=must)/, '--unprivileged '],
   [/^integrity (?=must)/, '--integrity '],
   [/^(?:nbd\.)?requestTimeoutMs (?=must)/, '--timeout in milliseconds '],
+  [/^(?:nbd\.)?patienceMs (?=must)/, '--patience in milliseconds '],
+  [/^cpus (?=must)/, '--cpus '],
   [/^stripe\.chunk (?=must)/, '--chunk '],
   [/^fault\.delayMs (?=must)/, '--delay in milliseconds '],
   [/^fault\.errorRange\.(?:begin|end) (?=must)/, '--error-range '],

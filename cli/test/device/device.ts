@@ -4,13 +4,15 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import type { ExecutionContext } from 'ava'
-import type { ListedDevice } from '../../src/lib/describe.ts'
+import type { DescribedDevice, ListedDevice } from '../../src/lib/describe.ts'
 import { type Outcome, ublk } from '../program.ts'
 
 export const STATE = '/run/ublk'
 
+type ServedDevice = DescribedDevice & { server: NonNullable<DescribedDevice['server']> }
+
 /** A device made by `add ARGS…`, as `--json` tells it. */
-export async function add(t: ExecutionContext, ...args: string[]): Promise<ListedDevice & { server: { pid: number; socket: string } }> {
+export async function add(t: ExecutionContext, ...args: string[]): Promise<ServedDevice> {
   const { status, stdout, stderr } = await ublk(['add', ...args, '--json'])
   t.is(status, 0, stdout + stderr)
   return JSON.parse(stdout)

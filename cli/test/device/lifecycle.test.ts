@@ -335,14 +335,18 @@ test.serial('shmem: shows, adds and removes the memory that users share', async 
     t.is(status, 0, stdout + stderr)
     return JSON.parse(stdout)
   }
-  const entry = (file: string, readOnly = false) => ({ path: file, readOnly, size: MIB })
+  const fileId = (file: string): string => {
+    const { dev, ino } = statSync(file)
+    return `${dev}:${ino}`
+  }
+  const entry = (file: string, number: number, readOnly = false) => ({ path: file, readOnly, size: MIB, number, fileId: fileId(file) })
   const isMapped = (file: string): boolean => readText(`/proc/${server.pid}/maps`).includes(file)
-  t.deepEqual(await shared(), { id, sharedMemory: [entry(first)] })
-  t.deepEqual(await shared('--add', second, '--read-only'), { id, sharedMemory: [entry(first), entry(second, true)] })
+  t.deepEqual(await shared(), { id, sharedMemory: [entry(first, 0)] })
+  t.deepEqual(await shared('--add', second, '--read-only'), { id, sharedMemory: [entry(first, 0), entry(second, 1, true)] })
   t.true(isMapped(first) && isMapped(second))
   const { stdout: text } = await ublk(['shmem', path])
   t.is(text, `FILE${' '.repeat(second.length - 4)}  SIZE  ACCESS\n${first}   1MiB  read-write\n${second}  1MiB  read-only\n`)
-  t.deepEqual(await shared('--remove', first), { id, sharedMemory: [entry(second, true)] })
+  t.deepEqual(await shared('--remove', first), { id, sharedMemory: [entry(second, 1, true)] })
   t.false(isMapped(first))
   checkData(t, path)
 

@@ -50,6 +50,9 @@ test.serial('recover: integrity data goes on beside the data, and is not made an
   t.teardown(directory.remove)
   const image = join(directory.path, 'disk.img')
   const first = await add(t, 'file', image, '--create', '-s', '16M', '--integrity', 'csum=t10dif,reftag', '--recovery', 'reissue')
+  const integrity = { size: 8, csum: 't10dif', piOffset: 0, tagSize: 0, reftag: true, capable: false } as const
+  t.deepEqual(first.integrity, integrity)
+  t.regex((await ublk(['info', String(first.id)])).stdout, /^integrity +size=8,csum=t10dif,reftag$/m)
   const data = randomBytes(256 * 1024)
   write(first.path, data)
   await killServer(t, first, 'quiesced')
@@ -62,11 +65,51 @@ test.serial('recover: integrity data goes on beside the data, and is not made an
   await del(t, String(first.id))
 })
 
+test.serial('recover: memory that users share is known to the next server, and of what is another file by now it tells', async (t) => {
+  const { flags } = await features()
+  if (!flags.some(({ name, here }) => name === 'UBLK_F_SHMEM_ZC' && here)) {
+    t.pass('this kernel has no shared memory')
+    return
+  }
+  const directory = temporaryDirectory()
+  t.teardown(directory.remove)
+  const [image, kept, lost] = ['disk.img', 'kept', 'lost'].map((name) => join(directory.path, name)) as [string, string, string]
+  for (const file of [kept, lost]) writeFileSync(file, Buffer.alloc(MIB))
+  const device = await add(t, 'file', image, '--create', '-s', '16M', '--shmem', lost, '--recovery', 'reissue')
+  const id = String(device.id)
+  const { sharedMemory: both } = await json(t, 'shmem', id, '--add', kept)
+  const data = randomBytes(256 * 1024)
+  write(device.path, data)
+  await killServer(t, device, 'quiesced')
+  renameSync(lost, `${lost}.away`)
+  writeFileSync(lost, Buffer.alloc(MIB))
+
+  await json(t, 'recover', id)
+  t.true(read(device.path).equals(data))
+  t.deepEqual((await json(t, 'shmem', id)).sharedMemory, [both[1]])
+  const { warnings } = await json(t, 'stats', id)
+  t.is(warnings.length, 1)
+  t.regex(warnings[0].message, new RegExp(`^${lost} is not the file any more that the users of device ${id} shared`))
+  // Its number is free again: the driver has forgotten the pages of the file that is away.
+  const { sharedMemory: now } = await json(t, 'shmem', id, '--add', lost)
+  t.like(now[0], { path: lost, number: 0 })
+  t.not(now[0].fileId, both[0].fileId)
+  await del(t, id)
+})
+
 /** Scheduling policies of the threads that serve a device. */
 function policies({ id, server }: { id: number; server: { pid: number } }): string[] {
   const POLICY = 41 - 3 // field 41 in proc_pid_stat(5), counted from the state behind the name
   const stats = readdirSync(`/proc/${server.pid}/task`).map((task) => readFileSync(`/proc/${server.pid}/task/${task}/stat`, 'utf8'))
   return stats.filter((stat) => stat.includes(`(ublk${id}q`)).map((stat) => stat.split(') ')[1]?.split(' ')[POLICY] ?? '')
+}
+
+/** Of the threads that serve a device: their queue, and the CPUs that they may run on. */
+function allowedCpus({ id, server }: { id: number; server: { pid: number } }): string[] {
+  const statuses = readdirSync(`/proc/${server.pid}/task`).map((task) => readFileSync(`/proc/${server.pid}/task/${task}/status`, 'utf8'))
+  const field = (status: string, name: string): string => new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1] ?? ''
+  const serving = statuses.filter((status) => field(status, 'Name').startsWith(`ublk${id}q`))
+  return serving.map((status) => `${field(status, 'Name').replace(/^ublk\d+/, '')}: ${field(status, 'Cpus_allowed_list')}`).sort()
 }
 
 test.serial('recover: kill -9 of the server, and a new one goes on with the same bytes', async (t) => {
@@ -248,6 +291,15 @@ test.serial('cleanup: dead devices, records and sockets of servers that are gone
   t.is((await list(t)).find(({ id }) => id === 1)?.state, 'live')
   await young.close()
   await del(t, String(live.id))
+})
+
+test.serial('--cpus: each queue has one of them, also under the next server', async (t) => {
+  const device = await add(t, 'null', '-q', '2', '--cpus', '1,0', '-r')
+  const asGiven = ['q0: 1', 'q1: 0']
+  t.deepEqual(allowedCpus(device), asGiven)
+  await killServer(t, device, 'quiesced')
+  t.deepEqual(allowedCpus(await json(t, 'recover', String(device.id))), asGiven)
+  await del(t, String(device.id))
 })
 
 test.serial('affinity: every queue and its CPUs', async (t) => {

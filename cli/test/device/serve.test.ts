@@ -173,6 +173,29 @@ test.serial('kill -9 of a server under load: another one takes over within a sec
   t.is((await running.next('recovered', 'other')).id, id)
 })
 
+test.serial('what a server has to warn of is told, once, with the name of the device', async (t) => {
+  const { file, write, directory } = withFile(t, [])
+  const socket = join(directory, 'nbd.sock')
+  const nbd = spawn('nbdkit', ['--foreground', '-U', socket, 'memory', '4M'], { stdio: 'ignore' })
+  t.teardown(() => nbd.kill('SIGKILL'))
+  await waitUntil('nbdkit listens', () => existsSync(socket))
+  write([{ name: 'remote', add: ['nbd', `nbd+unix:///?socket=${socket}`, '--patience', '1s'] }])
+  const running = serve(file)
+  const { id } = await running.next('started', 'remote')
+  nbd.kill('SIGKILL')
+  await once(nbd, 'exit')
+  // A request finds it gone, and fails.
+  t.throws(() => execFileSync('dd', [`if=/dev/ublkb${id}`, 'of=/dev/null', 'bs=4k', 'count=1', 'iflag=direct'], { stdio: 'ignore' }))
+  const { at, message, time: _, ...rest } = await running.next('warning', 'remote')
+  t.deepEqual(rest, { event: 'warning', name: 'remote', id } as never)
+  t.regex(String(message), new RegExp(socket))
+  t.true(Number.isFinite(Date.parse(String(at))))
+  await delay(6_000)
+  t.is(running.told.filter(({ event, message: told }) => event === 'warning' && told === message).length, 1)
+  t.is((await kill(running, 'SIGTERM')).status, 0)
+  await ublk(['del', String(id)])
+})
+
 test.serial('hot upgrade by hand: quiesce, a new server by recover, three times under load, and no byte is lost', async (t) => {
   const directory = temporaryDirectory()
   t.teardown(directory.remove)

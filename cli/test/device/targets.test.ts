@@ -164,8 +164,8 @@ test.serial('nbd serves an export, tells of a server that is gone, and goes on w
   t.teardown(() => server.kill('SIGKILL'))
   await waitUntil('nbdkit listens', () => existsSync(socket))
   const uri = `nbd+unix:///?socket=${socket}`
-  const device = await add(t, 'nbd', uri, '--timeout', '1m')
-  t.deepEqual(device.target, { type: 'nbd', uri, requestTimeoutMs: 60_000 })
+  const device = await add(t, 'nbd', uri, '--timeout', '1m', '--patience', '90s')
+  t.deepEqual(device.target, { type: 'nbd', uri, requestTimeoutMs: 60_000, patienceMs: 90_000 })
   t.is(device.size, 4 * MIB)
   t.true(write(device.path, MIB, 5))
   server.kill('SIGKILL')

@@ -41,6 +41,8 @@ test.serial('add zoned PATH makes a zoned disk that is as it was when it is serv
   const device = await add(t, 'zoned', path, ...FLAGS)
   t.like(device, { dataPath: 'user-copy', target: { type: 'zoned' } })
   t.true(device.flags.includes('ZONED'))
+  t.deepEqual(device.zones, { size: 1 << 20, maxOpen: 2, maxActive: 3, maxAppendBytes: 1 << 19 })
+  t.regex((await ublk(['info', String(device.id)])).stdout, /^zones +8 of 1MiB; 2 open, 3 open or closed; appends up to 512KiB$/m)
   const write = ['if=/dev/urandom', `of=${device.path}`, 'bs=4k', 'count=2', 'seek=512', 'oflag=direct', 'status=none']
   execFileSync('dd', write)
   const before = zones(device.path)

@@ -303,6 +303,7 @@ fn recover_now(
         target.resize(device.spec().size_bytes)?;
     }
     device.serve_as(spec.resolve(target.as_deref()));
+    device.take_shared_memory(spec.shared_memory.iter().map(SharedMemorySpec::of_former).collect())?;
     Ok((device, target))
 }
 
@@ -457,9 +458,7 @@ impl NativeDevice {
         ops::run(
             env,
             move || state.shared_memory(),
-            |_, shared| {
-                shared.map(|shared| shared.iter().map(|memory| NativeSharedMemory::from(&**memory)).collect::<Vec<_>>())
-            },
+            |_, shared| shared.map(|shared| shared.into_iter().map(NativeSharedMemory::from).collect::<Vec<_>>()),
         )
     }
 

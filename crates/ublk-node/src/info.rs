@@ -1,10 +1,11 @@
 //! What the kernel says of devices and of itself: mirrors of `NativeDeviceInfo`, `NativeFeature` and `NativeFeatures` in src/native.ts.
 
 use napi_derive::napi;
-use ublk::DeviceInfo;
 use ublk::uapi::{FEATURES, Features};
+use ublk::{DeviceInfo, ZoneLimits};
 
 use crate::request_memory::SegmentSpec;
+use crate::target::IntegritySpec;
 
 /// One device.
 #[napi(object, use_nullable = true, object_from_js = false)]
@@ -37,12 +38,22 @@ pub struct NativeDeviceInfo {
     pub fua: bool,
     /// DISCARD is sent.
     pub discard: bool,
+    /// WRITE_ZEROES is sent.
+    pub write_zeroes: bool,
     /// Announced as spinning.
     pub rotational: bool,
     /// Alignment of the memory of requests.
     pub dma_align_bytes: u32,
     /// Its shape.
     pub segments: SegmentSpec,
+    /// Of a zoned device.
+    pub zones: Option<NativeZoneLimits>,
+    /// Of a device with integrity data.
+    pub integrity: Option<IntegritySpec>,
+    /// Major and minor number of /dev/ublkcN.
+    pub char_number: String,
+    /// Major and minor number of /dev/ublkbN, once it was started.
+    pub block_number: Option<String>,
     /// Feature names, lowest bit first.
     pub flags: Vec<String>,
     /// Owner of an unprivileged device.
@@ -67,14 +78,50 @@ impl From<DeviceInfo> for NativeDeviceInfo {
             volatile_cache: info.volatile_cache,
             fua: info.fua,
             discard: info.discard,
+            write_zeroes: info.write_zeroes,
             rotational: info.rotational,
             dma_align_bytes: info.dma_align_bytes,
             segments: info.segments.into(),
+            zones: info.zones.map(Into::into),
+            integrity: info.integrity.as_ref().map(Into::into),
+            char_number: device_number(info.char_number),
+            block_number: (info.block_number != (0, 0)).then(|| device_number(info.block_number)),
             flags: flag_names(info.features),
             owner_uid: info.owner_uid,
             owner_gid: info.owner_gid,
         }
     }
+}
+
+/// Zones of a device, and what of them may be used at a time; 0 is no limit.
+#[napi(object, use_nullable = true, object_from_js = false)]
+#[derive(Debug)]
+#[allow(unreachable_pub)] // a field of an exported object
+pub struct NativeZoneLimits {
+    /// Bytes from one zone to the next.
+    pub zone_bytes: i64,
+    /// Most open zones.
+    pub max_open_zones: u32,
+    /// Most active zones.
+    pub max_active_zones: u32,
+    /// Bytes of the largest append.
+    pub max_append_bytes: i64,
+}
+
+impl From<ZoneLimits> for NativeZoneLimits {
+    fn from(limits: ZoneLimits) -> NativeZoneLimits {
+        NativeZoneLimits {
+            zone_bytes: limits.zone_bytes as i64,
+            max_open_zones: limits.max_open_zones,
+            max_active_zones: limits.max_active_zones,
+            max_append_bytes: limits.max_append_bytes as i64,
+        }
+    }
+}
+
+/// As sysfs writes it.
+fn device_number((major, minor): (u32, u32)) -> String {
+    format!("{major}:{minor}")
 }
 
 /// Names without the UBLK_F_ prefix, lowest bit first; an unknown bit by its number.

@@ -278,8 +278,8 @@ impl DeviceState {
     }
 
     /// What the device's users share with it.
-    pub(crate) fn shared_memory(&self) -> Result<Vec<Arc<SharedMemory>>, NativeError> {
-        Ok(lock(&self.control).device(self.id)?.spec().shared_memory.clone())
+    pub(crate) fn shared_memory(&self) -> Result<Vec<(u16, Arc<SharedMemory>)>, NativeError> {
+        Ok(lock(&self.control).device(self.id)?.shared_memory())
     }
 
     /// The device is gone, or somebody else's.

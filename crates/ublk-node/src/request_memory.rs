@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use napi_derive::napi;
-use ublk::{Segments, SharedMemory};
+use ublk::{FormerMemory, Segments, SharedMemory};
 
 /// A file of memory that users share.
 #[napi(object, use_nullable = true)]
@@ -16,11 +16,21 @@ pub struct SharedMemorySpec {
     pub path: String,
     /// Mapped for reading alone.
     pub read_only: bool,
+    /// Of a device that is recovered: the driver's number.
+    pub number: Option<u32>,
+    /// And which file it was.
+    pub file_id: Option<String>,
 }
 
 impl SharedMemorySpec {
     pub(crate) fn open(&self) -> Result<Arc<SharedMemory>, ublk::Error> {
         SharedMemory::open(Path::new(&self.path), self.read_only).map(Arc::new)
+    }
+
+    /// As the former server of a device had it.
+    pub(crate) fn of_former(&self) -> FormerMemory {
+        let memory = self.open().ok().filter(|memory| self.file_id.as_deref() == Some(memory.file_id()));
+        FormerMemory { number: self.number.unwrap_or(0) as u16, memory }
     }
 }
 
@@ -35,11 +45,17 @@ pub struct NativeSharedMemory {
     pub read_only: bool,
     /// Bytes.
     pub size_bytes: i64,
+    /// The driver's number.
+    pub number: u32,
+    /// Which file it is.
+    pub file_id: String,
 }
 
-impl From<&SharedMemory> for NativeSharedMemory {
-    fn from(memory: &SharedMemory) -> NativeSharedMemory {
+impl From<(u16, Arc<SharedMemory>)> for NativeSharedMemory {
+    fn from((number, memory): (u16, Arc<SharedMemory>)) -> NativeSharedMemory {
         NativeSharedMemory {
+            number: number.into(),
+            file_id: memory.file_id().to_owned(),
             path: memory.path().display().to_string(),
             read_only: memory.is_read_only(),
             size_bytes: memory.len_bytes() as i64,

@@ -143,7 +143,7 @@ impl ZonedSpec {
 }
 
 /// Integrity data of a device.
-#[napi(object, use_nullable = true, object_to_js = false)]
+#[napi(object, use_nullable = true)]
 #[derive(Debug)]
 pub struct IntegritySpec {
     /// Bytes to a logical block.
@@ -176,6 +176,25 @@ impl IntegritySpec {
             tag_bytes: self.tag_bytes as u8,
             ref_tag: self.ref_tag,
             capable: self.capable,
+        }
+    }
+}
+
+impl From<&Integrity> for IntegritySpec {
+    fn from(integrity: &Integrity) -> IntegritySpec {
+        let checksum = match integrity.checksum {
+            IntegrityChecksum::None => "none",
+            IntegrityChecksum::Crc16T10Dif => "t10dif",
+            IntegrityChecksum::Ip => "ip",
+            IntegrityChecksum::Crc64Nvme => "nvme",
+        };
+        IntegritySpec {
+            metadata_bytes: integrity.metadata_bytes.into(),
+            checksum: checksum.into(),
+            pi_offset_bytes: integrity.pi_offset_bytes.into(),
+            tag_bytes: integrity.tag_bytes.into(),
+            ref_tag: integrity.ref_tag,
+            capable: integrity.capable,
         }
     }
 }

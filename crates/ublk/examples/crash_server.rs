@@ -19,8 +19,8 @@ use ublk::serve::{ServeEvent, Served};
 use ublk::target::{BufferAddress, Faults, FileOptions, Geometry, Io, Progress, QueueTarget, Request, fault, file};
 use ublk::uapi::Features;
 use ublk::{
-    BufferMode, CharDevice, Control, DataPath, Device, DeviceSpec, QueueOptions, Recovery, SharedMemory, Target,
-    spawn_target,
+    BufferMode, CharDevice, Control, DataPath, Device, DeviceSpec, FormerMemory, QueueOptions, Recovery, SharedMemory,
+    Target, spawn_target,
 };
 
 const USAGE: &str = "crash_server IMAGE MODE off|requeue|reissue|fail-io DELAY_MS [ID]";
@@ -48,7 +48,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let control = Control::open()?;
     let mut device = match rest.first() {
-        Some(id) => Device::recover(&control, id.parse()?)?,
+        Some(id) => {
+            let former = spec.shared_memory.into_iter().map(|memory| FormerMemory { number: 0, memory: Some(memory) });
+            let mut device = Device::recover(&control, id.parse()?)?;
+            device.take_shared_memory(former.collect())?;
+            device
+        }
         None => Device::add(&control, spec)?,
     };
     let (tell, told) = mpsc::channel();

@@ -26,6 +26,7 @@ use crate::{DeviceId, DeviceInfo, Error, SharedMemory, Target};
 pub use request_memory::Segments;
 use request_memory::check_memory;
 pub(crate) use request_memory::dma_align_bytes;
+pub use sharing::FormerMemory;
 
 /// How long another opener of the char device (udev) may take to let go, and devtmpfs to make the node.
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
@@ -96,11 +97,10 @@ impl BufferMode {
         BufferMode::SharedMemory,
     ];
 
-    /// The mode of a device that was granted these and that another server can take over. Memory that users share is registered for a server.
+    /// The mode of a device that was granted these.
     fn of(granted: Features) -> Option<BufferMode> {
         let kinds = Features::ZONED | Features::INTEGRITY; // which ask for a mode, and are none
-        let mode = BufferMode::ALL.into_iter().find(|mode| mode.features() == granted & (SERVING - kinds));
-        mode.filter(|mode| *mode != BufferMode::SharedMemory)
+        BufferMode::ALL.into_iter().find(|mode| mode.features() == granted & (SERVING - kinds))
     }
 
     fn features(self) -> Features {
@@ -150,9 +150,9 @@ pub enum DataPath {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ZeroCopyFallback {
     /// It fails.
-    #[default]
     Off,
     /// The server registers them (UBLK_AUTO_BUF_REG_FALLBACK).
+    #[default]
     On,
     /// As `On`, and the driver is made to fail each time: to test it.
     Always,
@@ -482,6 +482,8 @@ pub struct Device {
     char_device: Option<Arc<CharDevice>>,
     /// What is registered with the driver of `spec.shared_memory`.
     shared_memory: Arc<SharedTable>,
+    /// Numbers that the driver has for memory which cannot be mapped any more.
+    lost_memory: Vec<u16>,
     /// Taken over, and not live again yet: until then it is the next server's, too.
     is_recovering: bool,
     /// Tags were fetched once: the driver does not take them again (see `renew`).
@@ -543,7 +545,8 @@ impl Device {
             params,
             buffers,
             char_device: None,
-            shared_memory: Arc::default(),
+            shared_memory: Arc::new(SharedTable::of(buffers)),
+            lost_memory: Vec::new(),
             is_recovering: false,
             was_served: false,
             is_live: false,
@@ -682,9 +685,7 @@ impl Device {
         }
         self.control.set_params(self.id(), &self.params)?;
         self.check_params()?;
-        if self.buffers == BufferMode::SharedMemory {
-            self.shared_memory = Arc::new(SharedTable::new());
-        }
+        self.shared_memory = Arc::new(SharedTable::of(self.buffers));
         self.spec.shared_memory.iter().try_for_each(|memory| self.register(memory))
     }
 
@@ -704,6 +705,7 @@ impl Device {
         }
         self.is_recovering = false;
         self.is_live = true;
+        self.forget_lost_memory();
         // Whoever hears that it is live will use it.
         if self.spec.unprivileged { wait_for_rights(self.id(), block_path(self.id())) } else { Ok(()) }
     }

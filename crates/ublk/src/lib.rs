@@ -22,9 +22,10 @@ pub mod serve;
 pub mod shared_memory;
 pub mod target;
 
-pub use control::{Control, Deletion, DeviceInfo, list};
+pub use control::{Control, Deletion, DeviceInfo, ZoneLimits, list};
 pub use device::{
-    BufferMode, CharDevice, DataPath, Device, DeviceSpec, QueueOptions, Recovery, Segments, Threads, ZeroCopyFallback,
+    BufferMode, CharDevice, DataPath, Device, DeviceSpec, FormerMemory, QueueOptions, Recovery, Segments, Threads,
+    ZeroCopyFallback,
 };
 pub use error::Error;
 pub use queue::{Event, Queue, Request};

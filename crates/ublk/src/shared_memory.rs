@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,8 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ublk_executor::Mapping;
 use ublk_uapi::{SHMEM_MAX_BUF_BYTES, ShmemBufFlags};
 
-use crate::Error;
 use crate::error::words;
+use crate::{BufferMode, Error};
 
 /// Most files that one device shares; the driver would take 65 536.
 pub const MOST_SHARED: usize = 1024;
@@ -27,6 +28,7 @@ pub const MOST_SHARED: usize = 1024;
 #[derive(Debug)]
 pub struct SharedMemory {
     path: PathBuf,
+    file_id: String,
     mapping: Mapping,
     read_only: bool,
 }
@@ -57,12 +59,19 @@ impl SharedMemory {
         }
         let mapping =
             Mapping::of_file(file.as_fd(), length as usize, read_only).map_err(|source| failed("mmap", source))?;
-        Ok(SharedMemory { path: path.to_owned(), mapping, read_only })
+        let metadata = file.metadata().map_err(|source| failed("fstat", source))?;
+        let file_id = format!("{}:{}", metadata.dev(), metadata.ino());
+        Ok(SharedMemory { path: path.to_owned(), file_id, mapping, read_only })
     }
 
     /// Path as given.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Which file it is, whatever lies under its path by now: the numbers of its device and inode.
+    pub fn file_id(&self) -> &str {
+        &self.file_id
     }
 
     /// It serves only writes to the device.
@@ -98,10 +107,10 @@ pub(crate) struct SharedTable {
 }
 
 impl SharedTable {
-    /// Room for as many as a device can share; the default has none.
-    pub(crate) fn new() -> SharedTable {
-        let places = (0..MOST_SHARED).map(|_| AtomicPtr::default()).collect();
-        SharedTable { places, ..SharedTable::default() }
+    /// Room for as many as a device can share, in the mode that shares memory; in the others none.
+    pub(crate) fn of(mode: BufferMode) -> SharedTable {
+        let room = if mode == BufferMode::SharedMemory { MOST_SHARED } else { 0 };
+        SharedTable { places: (0..room).map(|_| AtomicPtr::default()).collect(), ..SharedTable::default() }
     }
 
     fn owned(&self) -> MutexGuard<'_, BTreeMap<u16, Arc<SharedMemory>>> {
@@ -117,6 +126,15 @@ impl SharedTable {
     /// The number of the memory of a file.
     pub(crate) fn number_of(&self, path: &Path) -> Option<u16> {
         self.owned().iter().find(|(_, memory)| memory.path == path).map(|(number, _)| *number)
+    }
+
+    pub(crate) fn has(&self, number: u16) -> bool {
+        self.owned().contains_key(&number)
+    }
+
+    /// All that is shared, by number.
+    pub(crate) fn list(&self) -> Vec<(u16, Arc<SharedMemory>)> {
+        self.owned().iter().map(|(number, memory)| (*number, Arc::clone(memory))).collect()
     }
 
     /// From now on requests with this number find the memory.
@@ -170,7 +188,7 @@ mod tests {
     #[test]
     #[allow(unsafe_code)]
     fn numbers_are_those_that_the_driver_will_give() {
-        let table = SharedTable::new();
+        let table = SharedTable::of(BufferMode::SharedMemory);
         let (first, second) = (memory("first"), memory("second"));
         for (number, memory) in [(0, &first), (1, &second)] {
             assert_eq!(table.free_number(), Some(number));
@@ -189,7 +207,7 @@ mod tests {
     #[test]
     #[allow(unsafe_code)]
     fn what_a_broken_ring_may_use_stays_mapped() {
-        let table = Arc::new(SharedTable::new());
+        let table = Arc::new(SharedTable::of(BufferMode::SharedMemory));
         let (removed, left) = (memory("removed"), memory("left"));
         table.insert(0, Arc::clone(&removed));
         table.insert(1, Arc::clone(&left));

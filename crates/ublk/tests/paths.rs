@@ -234,7 +234,7 @@ fn pages_that_the_driver_cannot_register_are_registered_by_the_server() {
     if !kernel_has(Features::AUTO_BUF_REG) {
         return;
     }
-    for fallback in [ZeroCopyFallback::On, ZeroCopyFallback::Always] {
+    for fallback in [ZeroCopyFallback::Off, ZeroCopyFallback::Always] {
         let queue_options = QueueOptions { fallback, ..QueueOptions::default() };
         check_path("fallback", BufferMode::AutoZeroCopy, |spec| DeviceSpec { queue_options, ..spec });
     }

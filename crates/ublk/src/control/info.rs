@@ -1,9 +1,10 @@
 //! What the driver says of a device: GET_DEV_INFO and GET_PARAMS as one record.
 
-use ublk_uapi::{Attrs, DevInfo, DevState, Features, ParamTypes, Params};
+use ublk_uapi::{Attrs, DevInfo, DevState, Features, ParamTypes, Params, SECTOR_SHIFT};
 
 use super::Control;
 use crate::device::{Segments, dma_align_bytes};
+use crate::target::Integrity;
 use crate::{DeviceId, Error};
 
 /// One device as the driver knows it.
@@ -35,12 +36,18 @@ pub struct DeviceInfo {
     pub fua: bool,
     /// DISCARD is sent.
     pub discard: bool,
+    /// WRITE_ZEROES is sent.
+    pub write_zeroes: bool,
     /// Announced as spinning.
     pub rotational: bool,
     /// Alignment of the memory of requests in bytes.
     pub dma_align_bytes: u32,
     /// Shape of that memory.
     pub segments: Segments,
+    /// Of a zoned device.
+    pub zones: Option<ZoneLimits>,
+    /// Of a device with integrity data; None also for a checksum that is not known here.
+    pub integrity: Option<Integrity>,
     /// Features granted.
     pub features: Features,
     /// Owner of an unprivileged device.
@@ -53,11 +60,37 @@ pub struct DeviceInfo {
     pub block_number: (u32, u32),
 }
 
+/// Zones of a device, and what of them may be used at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ZoneLimits {
+    /// Bytes from one zone to the next.
+    pub zone_bytes: u64,
+    /// Most open zones; 0 is no limit.
+    pub max_open_zones: u32,
+    /// Most active (open or closed) zones; 0 is no limit.
+    pub max_active_zones: u32,
+    /// Bytes of the largest append.
+    pub max_append_bytes: u64,
+}
+
+impl ZoneLimits {
+    fn of(params: &Params) -> Option<ZoneLimits> {
+        let bytes = |sectors: u32| u64::from(sectors) << SECTOR_SHIFT;
+        params.types.contains(ParamTypes::ZONED).then(|| ZoneLimits {
+            zone_bytes: bytes(params.basic.chunk_sectors),
+            max_open_zones: params.zoned.max_open_zones,
+            max_active_zones: params.zoned.max_active_zones,
+            max_append_bytes: bytes(params.zoned.max_zone_append_sectors),
+        })
+    }
+}
+
 impl DeviceInfo {
     pub(crate) fn new(info: &DevInfo, params: &Params) -> DeviceInfo {
         let basic = params.basic;
         let attributes = basic.attrs;
-        let has_discard = params.types.contains(ParamTypes::DISCARD) && params.discard.max_discard_sectors > 0;
+        let clears = |sectors: u32| params.types.contains(ParamTypes::DISCARD) && sectors > 0;
+        let has_integrity = params.types.contains(ParamTypes::INTEGRITY);
         DeviceInfo {
             id: info.dev_id,
             state: info.state().unwrap_or(DevState::Dead),
@@ -71,10 +104,13 @@ impl DeviceInfo {
             read_only: attributes.contains(Attrs::READ_ONLY),
             volatile_cache: attributes.contains(Attrs::VOLATILE_CACHE),
             fua: attributes.contains(Attrs::FUA),
-            discard: has_discard,
+            discard: clears(params.discard.max_discard_sectors),
+            write_zeroes: clears(params.discard.max_write_zeroes_sectors),
             rotational: attributes.contains(Attrs::ROTATIONAL),
             dma_align_bytes: dma_align_bytes(params),
             segments: Segments::of(params),
+            zones: ZoneLimits::of(params),
+            integrity: has_integrity.then(|| Integrity::of(&params.integrity)).flatten(),
             features: info.flags,
             owner_uid: info.owner_uid,
             owner_gid: info.owner_gid,

@@ -16,7 +16,7 @@ use ublk_uapi::{CtrlCmd, CtrlOp, DevInfo, FEATURES_BYTES, Features, Params};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{DeviceId, Error};
-pub use info::{DeviceInfo, list};
+pub use info::{DeviceInfo, ZoneLimits, list};
 pub(crate) use opcodes::Opcodes;
 use thread::ControlThread;
 

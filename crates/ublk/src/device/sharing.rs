@@ -9,7 +9,64 @@ use super::{BufferMode, Device};
 use crate::shared_memory::{MOST_SHARED, SharedMemory};
 use crate::{DeviceId, Error};
 
+/// Memory that the users of a device share with it, as its former server knew it.
+#[derive(Debug, Clone)]
+pub struct FormerMemory {
+    /// The driver's number.
+    pub number: u16,
+    /// None: the file is there no more, or another one has its path.
+    pub memory: Option<Arc<SharedMemory>>,
+}
+
 impl Device {
+    /// What is shared with a device that was recovered: the driver still knows its pages, and cannot tell which they are. Call it before
+    /// `open`. Requests from memory that is not there any more fail, until the device is live and the driver forgets it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a device in another buffer mode, and for a number that is given twice or that no device has.
+    pub fn take_shared_memory(&mut self, former: Vec<FormerMemory>) -> Result<(), Error> {
+        if !former.is_empty() {
+            self.check_shares()?;
+        }
+        for FormerMemory { number, memory } in former {
+            if usize::from(number) >= MOST_SHARED
+                || self.lost_memory.contains(&number)
+                || self.shared_memory.has(number)
+            {
+                let problem = format!("does not share memory of the number {number}, or not twice");
+                return Err(Error::Refused { id: self.id(), problem, hint: "Give what its former server had." });
+            }
+            match memory {
+                Some(memory) => {
+                    self.shared_memory.insert(number, Arc::clone(&memory));
+                    self.spec.shared_memory.push(memory);
+                }
+                None => self.lost_memory.push(number),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the driver forget what no server can map any more. What it does not let go of stays unusable, as it is.
+    pub(super) fn forget_lost_memory(&mut self) {
+        for number in std::mem::take(&mut self.lost_memory) {
+            let _ = self.control.unregister_shared_memory(self.id(), number);
+        }
+    }
+
+    /// What the device's users share with it now, by the driver's number.
+    pub fn shared_memory(&self) -> Vec<(u16, Arc<SharedMemory>)> {
+        self.shared_memory.list()
+    }
+
+    fn check_shares(&self) -> Result<(), Error> {
+        if self.buffers == BufferMode::SharedMemory {
+            return Ok(());
+        }
+        let problem = format!("moves its data by {}, not by shmem", self.buffers.name());
+        Err(Error::Refused { id: self.id(), problem, hint: "Make it with the data path shmem." })
+    }
+
     /// REG_BUF (7.1): from now on the device's users share this memory too. The driver first waits until the requests that are open are
     /// answered.
     ///
@@ -18,10 +75,7 @@ impl Device {
     /// than [`MOST_SHARED`]; and those of [`Control::register_shared_memory`].
     pub fn share_memory(&mut self, memory: Arc<SharedMemory>) -> Result<(), Error> {
         let id = self.id();
-        if self.buffers != BufferMode::SharedMemory {
-            let problem = format!("moves its data by {}, not by shmem", self.buffers.name());
-            return Err(Error::Refused { id, problem, hint: "Make it with the data path shmem." });
-        }
+        self.check_shares()?;
         if self.shared_memory.number_of(memory.path()).is_some() {
             return Err(shared_already(id, &memory));
         }
