@@ -14,15 +14,18 @@ import { recover, resize } from './hand-over.ts'
 import { launch } from './launch.ts'
 import { isRunning } from './process.ts'
 import { removeDevice } from './remove.ts'
+import type { Warning } from './serve.ts'
 import type { ServeEvent } from './serve-events.ts'
 import type { Entry, RestartLimits } from './serve-file.ts'
+import { askServer } from './server-client.ts'
 import type { Spare } from './spare.ts'
 import { type ServerState, StateDirectory } from './state.ts'
 
 /** How often it looks for the server: a file of /proc is read in microseconds, and users of the device wait meanwhile. */
 const LOOK_MS = 100
-/** How often it tries to remove or replace a device that is in use. */
-const IN_USE_MS = 5_000
+/** How often it tries to remove or replace a device that is in use, and asks its server what there was to warn of. */
+const ASK_MS = 5_000
+const ANSWER_LIMIT_MS = 1_000
 /** A server that lived so long had a good start: what ended it is a new failure. */
 const SETTLED_MS = 10_000
 /** Time for the kernel to see the end of a server, and for a server to end when its device is quiesced or stopped. */
@@ -50,6 +53,8 @@ export class KeptDevice {
   #entry: Entry
   #isWanted = true
   #toldInUse = false
+  /** What its server has last said that there was to warn of. */
+  #warnings: Warning[] = []
   readonly #surroundings: Surroundings
   readonly #stop = new AbortController()
   #wake: () => void = () => undefined
@@ -181,13 +186,25 @@ export class KeptDevice {
         this.#surroundings.tell({ event: 'gone', name: this.name, id: served.id, reason })
         return false
       }
-      if (performance.now() - triedAt >= IN_USE_MS) {
+      if (performance.now() - triedAt >= ASK_MS) {
         triedAt = performance.now()
+        void this.#passOnWarnings(served)
         if (await this.#tryToApply(served)) return true
       }
       if (await this.#pause(LOOK_MS)) triedAt = Number.NEGATIVE_INFINITY
     }
     return false
+  }
+
+  /** Those that this server had not told of when it was asked last. One that does not answer is asked again. */
+  async #passOnWarnings({ id }: ServerState): Promise<void> {
+    const asked = askServer<{ warnings?: Warning[] }>(this.#directory.socketPath(id), 'GET', '/stats', ANSWER_LIMIT_MS)
+    const answer = await asked.catch(() => null)
+    if (this.#isStopped) return
+    const warnings = answer?.warnings ?? [] // an older version has none
+    const isNew = ({ at, message }: Warning): boolean => !this.#warnings.some((told) => told.at === at && told.message === message)
+    for (const { at, message } of warnings.filter(isNew)) this.#surroundings.tell({ event: 'warning', name: this.name, id, at, message })
+    if (answer !== null) this.#warnings = warnings
   }
 
   async #tryToApply(served: ServerState): Promise<boolean> {

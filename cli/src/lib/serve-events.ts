@@ -10,6 +10,8 @@ export type ServeEvent =
   | { event: 'failed'; name: string; tries: number; error: Pick<ErrorReport, 'code' | 'message' | 'hint'> }
   /** `rarely`: all tries are used up. */
   | { event: 'backoff'; name: string; tries: number; ms: number; rarely: boolean }
+  /** Of a server, by its own clock (ISO 8601): see `ublk stats`. */
+  | { event: 'warning'; name: string; id: number; at: string; message: string }
   | { event: 'in-use'; name: string; id: number; wish: 'remove' | 'replace' }
   | { event: 'removed'; name: string; id: number }
   | { event: 'resized'; name: string; id: number; size: string }
@@ -36,6 +38,8 @@ function sentence(event: ServeEvent): string {
       return withHint(event.error)
     case 'backoff':
       return `${event.rarely ? `given up after ${event.tries} tries; ` : ''}the next try is in ${event.ms} ms`
+    case 'warning':
+      return `warning, ${event.at}: ${event.message}`
     case 'in-use':
       return `/dev/ublkb${event.id} is in use: FILE has it ${event.wish}d when nobody has it open`
     case 'removed':
