@@ -131,8 +131,8 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.stop();
-        // Where many are removed at once, its turn may come later.
-        let until = Instant::now() + Duration::from_secs(30);
+        // Where many are removed at once, its turn may come later: one after the other, in half a second each on a slow machine.
+        let until = Instant::now() + Duration::from_secs(120);
         let deletion = self.device.delete().unwrap();
         let path = ublk::control::char_path(self.device.id());
         while std::path::Path::new(&path).exists() {
