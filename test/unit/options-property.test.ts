@@ -1,9 +1,9 @@
 /** Whatever a program gives for options is taken whole or refused by name: no other error, and nothing out of range gets through. */
 import test from 'ava'
 import fc from 'fast-check'
-import type { SegmentSpec } from '../../src/native.ts'
+import type { IntegritySpec, SegmentSpec } from '../../src/native.ts'
 import { checkOptions, type DeviceOptions, targetDeviceSpec } from '../../src/options.ts'
-import { fault, file, memory, mirror, NativeTarget, stripe } from '../../src/targets.ts'
+import { fault, file, memory, mirror, NativeTarget, nbd, nullTarget, stripe, zoned } from '../../src/targets.ts'
 
 /** Values that a rule may have forgotten, and some that fit. */
 const anything = fc.oneof(
@@ -32,7 +32,28 @@ const names = 'size id queues depth blockSize physicalBlockSize maxIoBytes readO
     ' sharedMemory dmaAlignment maxSegments maxSegmentSize segmentBoundary threads perIo batch fixedFiles preempt partitionScan cpus requestTimeoutMs backendOptions closeOnSignal signal',
   )
   .split(' ')
-const options = fc.dictionary(fc.constantFrom(...names, 'stranger'), anything, { maxKeys: 4 })
+/** With some of its options in it, or anything else. */
+const integrity = fc.oneof(
+  anything,
+  fc.dictionary(
+    fc.constantFrom('size', 'csum', 'piOffset', 'tagSize', 'reftag', 'capable', 'stranger'),
+    fc.oneof(anything, fc.constantFrom(8, 't10dif', 'nvme')),
+    {
+      maxKeys: 3,
+    },
+  ),
+)
+const options = fc
+  .tuple(
+    fc.dictionary(fc.constantFrom(...names, 'stranger'), anything, { maxKeys: 4 }),
+    fc.option(integrity, { freq: 8 }),
+    fc.option(fc.boolean(), { freq: 8 }),
+  )
+  .map(([given, integrity, unprivileged]) => ({
+    ...given,
+    ...(integrity !== null && { integrity }),
+    ...(unprivileged !== null && { unprivileged }),
+  }))
 
 /** The value, or null when it was refused as it should be. */
 function orRefused<T>(call: () => T): T | null {
@@ -54,6 +75,9 @@ const isShape = ({ maxCount, maxBytes, boundaryBytes }: SegmentSpec): boolean =>
   isWhole(boundaryBytes, 4096, 2 ** 32) &&
   2 ** 32 % boundaryBytes === 0
 
+const isIntegrity = ({ metadataBytes, piOffsetBytes, tagBytes }: IntegritySpec): boolean =>
+  isWhole(metadataBytes, 1, 255) && isWhole(piOffsetBytes, 0, metadataBytes) && isWhole(tagBytes, 0, metadataBytes)
+
 test('any options of a device are taken or refused', (t) => {
   let taken = 0
   const property = fc.property(options, (given) => {
@@ -71,7 +95,10 @@ test('any options of a device are taken or refused', (t) => {
       isWhole(spec.requestDeadlineMs, 1, 29_999) &&
       (spec.dmaAlignBytes === null || (isWhole(spec.dmaAlignBytes, 2, 4096) && 4096 % spec.dmaAlignBytes === 0)) &&
       (spec.segments === null || isShape(spec.segments)) &&
-      spec.sharedMemory.every(({ path, readOnly }) => path.startsWith('/') && typeof readOnly === 'boolean')
+      spec.sharedMemory.every(({ path, readOnly }) => path.startsWith('/') && typeof readOnly === 'boolean') &&
+      (spec.integrity === null || isIntegrity(spec.integrity)) &&
+      // What would be the kernel's reason to kill the process.
+      (!spec.unprivileged || (spec.recovery === 'off' && spec.integrity === null))
     )
   })
   fc.assert(property, { numRuns: 20_000 })
@@ -83,6 +110,13 @@ const targets: Record<string, { make: (given: never) => NativeTarget; names: str
   file: { make: file, names: ['path', 'size', 'direct', 'create', 'readOnly'] },
   stripe: { make: stripe, names: ['paths', 'chunk', 'size', 'direct', 'create'] },
   mirror: { make: mirror, names: ['paths', 'size', 'readOnly'] },
+  null: { make: nullTarget, names: ['size'] },
+  zoned: { make: zoned, names: ['path', 'size', 'zoneSize', 'zoneCapacity', 'conventionalZones', 'maxOpen', 'maxActive'] },
+  nbd: {
+    make: (given: object) => nbd('nbds://host/disk', given),
+    names: ['size', 'readOnly', 'patienceMs', 'requestTimeoutMs', 'tls'],
+  },
+  'nbd URI': { make: (given?: { uri?: string }) => nbd(given?.uri as string), names: ['uri'] },
   fault: {
     make: (given: object) => fault(memory(), given),
     names: ['delayMs', 'errorRate', 'errorOps', 'errorRange', 'tornWriteRate', 'seed', 'dieAt', 'dieAfter'],
