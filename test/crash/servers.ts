@@ -55,8 +55,9 @@ export class Server {
   /** `ublk add`, in the foreground. */
   static cli(image: string, { mode, recovery, load }: Cell): Promise<Server> {
     const target = load === 'flush' ? ['fault', '--over', 'file', image, '--delay', `${SLOW_MS}ms`] : ['file', image]
-    const options = ['--recovery', recovery, '--data-path', mode, '--depth', '16', '--queues', '2', '--foreground']
-    return Server.#start(process.execPath, [CLI, 'add', ...target, ...options])
+    const way = mode === 'batch' ? ['--batch'] : ['--data-path', mode]
+    const options = ['--recovery', recovery, '--depth', '16', '--queues', '2', '--foreground']
+    return Server.#start(process.execPath, [CLI, 'add', ...target, ...way, ...options])
   }
 
   static async #start(program: string, args: string[]): Promise<Server> {

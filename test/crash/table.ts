@@ -47,18 +47,12 @@ const modesOf: Record<End, string[]> = {
   stop: Object.keys(MODES),
   delete: Object.keys(MODES),
   'worker death': ['copy'],
-  'two signals': ['copy', 'auto-zero-copy'],
-  'two signals, ublk add': ['copy'],
+  'two signals': Object.keys(MODES),
+  'two signals, ublk add': ['copy', 'auto-zero-copy', 'batch'],
 }
 
 /** A file system sends the same requests whatever the mode, and takes longest. */
 const MODES_OF_FILES = ['copy', 'auto-zero-copy']
-
-function isPossible({ end, recovery, mode, load }: Cell): boolean {
-  if (load === 'files' && !MODES_OF_FILES.includes(mode)) return false
-  // Shared memory is not recovered yet.
-  return mode !== 'shmem' || recovery === 'off' || end === 'stop' || end === 'delete'
-}
 
 export function allCells(): Cell[] {
   const cells = ENDS.flatMap((end) =>
@@ -66,7 +60,7 @@ export function allCells(): Cell[] {
       Object.keys(POLICIES).flatMap((recovery) => LOADS.map((load): Cell => ({ end, mode, recovery: recovery as Recovery, load }))),
     ),
   )
-  return cells.filter(isPossible)
+  return cells.filter(({ load, mode }) => load !== 'files' || MODES_OF_FILES.includes(mode))
 }
 
 /** Every end with every policy, and all else in turn. */
