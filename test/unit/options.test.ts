@@ -3,8 +3,16 @@ import { resolve } from 'node:path'
 import { inspect } from 'node:util'
 import test from 'ava'
 import { abilitiesOf, type Backend } from '../../src/backend.ts'
+import type { DeviceInfo } from '../../src/info.ts'
 import { slotCount } from '../../src/layout.ts'
-import { backendDeviceSpec, checkOptions, type DeviceOptions, targetDeviceSpec } from '../../src/options.ts'
+import {
+  backendDeviceSpec,
+  checkOptions,
+  checkRecoverOptions,
+  type DeviceOptions,
+  type RecoverOptions,
+  targetDeviceSpec,
+} from '../../src/options.ts'
 import { fault, file, memory, mirror, type NbdOptions, nbd, nullTarget, stripe, type WorkerBackend, worker } from '../../src/targets.ts'
 
 const backend: Backend = { read: () => {} }
@@ -314,6 +322,36 @@ test('targets check their own options', (t) => {
   t.like(faultOf({ errorRange: { begin: 0, end: '1M' }, errorRate: 0.5 }), { errorRate: 0.5, errorBegin: 0, errorEnd: 2 ** 20 })
   t.throws(() => file(''), { code: 'ERR_INVALID_ARG_VALUE', message: /^file.path/ })
   t.throws(() => file({ path: '/x', direct: 'yes' as never }), { code: 'ERR_INVALID_ARG_TYPE', message: /^file.direct/ })
+})
+
+test('what a former server shared is taken as that one told it, or refused by name', (t) => {
+  const shape = { id: 3, size: 4096, queues: 1, depth: 1, logicalBlockSize: 512, physicalBlockSize: 4096, maxIoBytes: 4096 }
+  const info = {
+    ...shape,
+    readOnly: false,
+    rotational: false,
+    dataPath: 'shmem',
+    flags: ['SHMEM_ZC', 'USER_RECOVERY'],
+  } as unknown as DeviceInfo
+  const recover = (sharedMemory: unknown, of = info) =>
+    checkRecoverOptions(of, { backend: memory(), sharedMemory } as RecoverOptions).sharedMemory
+  const told = { path: '/a', readOnly: true, size: 4096, number: 7, fileId: '5:6' }
+  t.deepEqual(recover([told]), [{ path: '/a', readOnly: true, number: 7, fileId: '5:6' }])
+  t.deepEqual(recover(undefined), [])
+  for (const [given, code, message] of [
+    ['/a', 'ERR_INVALID_ARG_TYPE', /^sharedMemory must be an array/],
+    [[null], 'ERR_INVALID_ARG_TYPE', /^sharedMemory.number must be a number/],
+    [[{ ...told, number: 1024 }], 'ERR_OUT_OF_RANGE', /^sharedMemory.number must be a whole number from 0 to 1023/],
+    [[{ ...told, fileId: 5 }], 'ERR_INVALID_ARG_TYPE', /^sharedMemory.fileId must be a string/],
+    [[{ ...told, path: 5 }], 'ERR_INVALID_ARG_TYPE', /^sharedMemory must be the path/],
+  ] as const) {
+    t.throws(() => recover(given), { code, message })
+  }
+  const copying = { ...info, dataPath: 'copy', flags: ['USER_RECOVERY'] } as DeviceInfo
+  t.throws(() => recover([told], copying), {
+    code: 'ERR_INVALID_ARG_VALUE',
+    message: /^sharedMemory must be left out for a device that moves its data by copy/,
+  })
 })
 
 test('a module is a URL, a path from here, or worker()', (t) => {
