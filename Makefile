@@ -152,6 +152,10 @@ vm-matrix: build ## every kernel, buffer mode, thread layout, target, block size
 vm-crash: build ## servers that are killed, panic or are stopped, with every recovery, buffer mode and load
 	@scripts/node test/crash/run.ts $(ARGS)
 
+.PHONY: removals
+removals: build ## remove the code for each flag, command and operation, and see its test fail: ARGS=--write-docs for docs/removals.md
+	@scripts/node scripts/removals.ts $(ARGS)
+
 ##@ Speed
 .PHONY: bench
 bench: build ## our own figures, in the VM, as docs/performance.md lists them

@@ -142,13 +142,12 @@ export const operations: readonly Support[] = [
   { name: 'REPORT_ZONES', since: '6.6', use: 'zoned', test: `${ZONED}: the_zones_are_reported_as_asked_for` },
 ]
 
-const OWNER = 'crates/ublk/tests/unprivileged.rs: as_the_owner'
 const SHAPE = `${MEMORY}: alignment_and_segments_are_what_the_block_layer_has`
 
 export const parameters: readonly Support[] = [
   { name: 'BASIC', since: '6.0', use: 'always: size, blocks, attributes, `maxIoBytes`', test: LIST },
   { name: 'DISCARD', since: '6.0', use: 'targets and backends with discard or write-zeroes', test: FILE },
-  { name: 'DEVT', since: '6.3', use: 'read for `info`; the driver refuses it otherwise', test: OWNER },
+  { name: 'DEVT', since: '6.3', use: 'read for `info`; the driver refuses it otherwise', test: flagTests.UNPRIVILEGED_DEV as string },
   { name: 'ZONED', since: '6.6', use: 'zoned', test: `${ZONED}: the_zones_are_reported_as_asked_for` },
   { name: 'DMA_ALIGN', since: '6.15', use: '`dmaAlignment`, and zero copy over files with `direct`', test: SHAPE },
   { name: 'SEGMENT', since: '6.15', use: '`maxSegments`, `maxSegmentSize`, `segmentBoundary`', test: SHAPE },

@@ -23,6 +23,8 @@ Written by \`make kernel-support\` from the answers of the kernels that the test
 scripts/kernel-support-table.ts. "Since" is the first release of mainline Linux; distributions carry features back, so a device is always
 made by what the kernel itself says. \`ublk features\` prints the first table for the kernel that is running.
 
+Each test fails when the code for its row is removed: [removals.md](removals.md) says which code, and what the test failed with.
+
 ## Flags
 
 ${table(['flag', 'bit', 'since', ...KERNELS, 'used by', 'test'], flagRows())}

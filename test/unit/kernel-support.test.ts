@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import test from 'ava'
 import { commands, flagTests, ioCommands, operations, parameters } from '../../scripts/kernel-support-table.ts'
+import { removals } from '../../scripts/removals-table.ts'
 import { FEATURE_USES } from '../../src/driver-features.ts'
 
 const source = (name: string): string => readFileSync(new URL(`../../crates/ublk-uapi/src/${name}.rs`, import.meta.url), 'utf8')
@@ -44,6 +45,21 @@ test('the tests that are named are there', (t) => {
   for (const reference of new Set(named)) {
     const [, file = '', title = ''] = /^(\S+?): (.+)$/.exec(reference) ?? []
     t.true(readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8').includes(title), reference)
+  }
+})
+
+test('every row has a removal, whose edit fits its file', (t) => {
+  const names = [features, ...[commands, ioCommands, operations, parameters].map((rows) => rows.map(({ name }) => name))]
+  t.deepEqual(
+    Object.values(removals).map((rows) => rows.map(({ name }) => name)),
+    names,
+  )
+  for (const { name, file, text, by, also = { text, by } } of Object.values(removals).flat()) {
+    const content = readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8')
+    for (const edit of [{ text, by }, also]) {
+      t.is(content.split(edit.text).length, 2, `${name}: "${edit.text}" in ${file}`)
+      t.not(edit.text, edit.by)
+    }
   }
 })
 
