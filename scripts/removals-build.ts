@@ -91,13 +91,17 @@ function apply({ text, by, also }: Edit, original: string): string {
   return also === undefined ? once : once.replace(also.text, () => also.by)
 }
 
+/** Without what only a debugger needs, a program takes a tenth of the place. */
+const SMALL = { CARGO_PROFILE_DEV_DEBUG: '0' }
+/** As the addon that is published: a debug build's own checks are not the test's. */
+const UNCHECKED = { CARGO_PROFILE_DEV_DEBUG_ASSERTIONS: 'false', CARGO_PROFILE_DEV_OVERFLOW_CHECKS: 'false' }
+
 /** The file that cargo built. */
-function cargo({ build, target }: TestProgram): string {
+function cargo({ build, target, isAddon }: TestProgram): string {
   const { stdout, stderr, status } = spawnSync('cargo', [...build, '--message-format=json', '--target-dir', '../cargo'], {
     cwd: sources,
     encoding: 'utf8',
-    // Without what only a debugger needs, a program takes a tenth of the place.
-    env: { ...process.env, CARGO_PROFILE_DEV_DEBUG: '0' },
+    env: { ...process.env, ...SMALL, ...(isAddon ? UNCHECKED : {}) },
     maxBuffer: 64 << 20,
   })
   const messages = stdout.split('\n').filter((line) => line.startsWith('{'))

@@ -4,7 +4,7 @@ import { table } from '../bench/markdown.ts'
 import { type Row, removals } from './removals-table.ts'
 
 export interface Outcome {
-  /** `void`: the edit does not compile, or the test fails without it. */
+  /** `void`: nothing is proved. */
   kind: 'noticed' | 'survived' | 'void'
   /** What the test failed with, or why it did not. */
   told: string

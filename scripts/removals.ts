@@ -4,8 +4,8 @@
  *   scripts/node scripts/removals.ts [--only NAME]… [--write-docs]
  *
  * Every test must pass on the sources as they are; then those of which a piece was removed (scripts/removals-table.ts) run on the real kernel,
- * each with a limit of time. Exit status 1 when a removal survives that is not expected to, or proves nothing because its edit does not compile
- * or its test fails anyway. The output of each test is in target/removals/logs; `--write-docs` writes docs/removals.md.
+ * each with a limit of time. Exit status 1 when a removal survives that is not expected to, or proves nothing: its edit does not compile, its
+ * test fails anyway, or the machine died. The output of each test is in target/removals/logs; `--write-docs` writes docs/removals.md.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
@@ -47,7 +47,7 @@ if (chosen.length === 0) throw new Error(`no row is called ${values.only.join(' 
 const keyOf = (table: string, { name }: Row): string => `${table}-${name}`.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-')
 const kernelOf = ({ kernel }: Row): string => kernel ?? NEWEST
 
-/** The results of tests, by key; those of a machine that died are missing. */
+/** The results of tests, by key. */
 async function runJobs(jobs: Job[]): Promise<Map<string, GuestResult>> {
   const results = new Map<string, GuestResult>()
   for (const job of jobs.filter(({ program }) => program.isOfHost)) results.set(job.key, runHere(job))
@@ -65,7 +65,7 @@ function runHere({ key, program, built, limitSeconds }: Job): GuestResult {
   return { key, status, seconds: Math.round((performance.now() - began) / 1000), output: output.filter(Boolean).join('') }
 }
 
-/** In as many machines as it takes: one ends early when a test leaves it unclean. */
+/** In as many machines as it takes: one ends early when a test leaves it unclean. A test whose machine died each time has no result. */
 async function runOn(kernel: string, jobs: Job[]): Promise<GuestResult[]> {
   const results: GuestResult[] = []
   const lost = new Map<Job, number>()
@@ -79,12 +79,10 @@ async function runOn(kernel: string, jobs: Job[]): Promise<GuestResult[]> {
     for (const { key, status, seconds } of answer.results) stdout.write(`ran ${key}: ${status ?? 'no end'}, ${seconds} s\n`)
     left.splice(0, answer.results.length)
     const [next] = left
-    if (answer.status === 0 || next === undefined) continue
+    const hasEndedWell = answer.status === 0 && answer.results.length > 0
+    if (hasEndedWell || next === undefined) continue
     lost.set(next, (lost.get(next) ?? 0) + 1)
-    if (lost.get(next) === MOST_BOOTS_LOST) {
-      results.push({ key: next.key, status: null, seconds: 0, output: `the machine ended with ${answer.status}` })
-      left.shift()
-    }
+    if (lost.get(next) === MOST_BOOTS_LOST) left.shift()
   }
   return results
 }
@@ -138,7 +136,8 @@ stdout.write(`${jobs.length} tests of sources with something removed\n`)
 const edited = await runJobs(jobs)
 for (const { table, row } of chosen.filter(({ row }) => !outcomes.has(row))) {
   const result = edited.get(keyOf(table, row))
-  if (hasPassed(result)) outcomes.set(row, { kind: 'survived', told: row.survives ?? '' })
+  if (result === undefined) outcomes.set(row, { kind: 'void', told: `its machine died ${MOST_BOOTS_LOST} times` })
+  else if (hasPassed(result)) outcomes.set(row, { kind: 'survived', told: row.survives ?? 'the test passes' })
   else outcomes.set(row, { kind: 'noticed', told: failureIn(result) })
 }
 
