@@ -202,21 +202,20 @@ export class DeviceServer {
       quiesce: () => this.quiesce(),
       resize: (size) => this.resize(size),
       sharedMemory: async () => ({ id: this.id, sharedMemory: await this.#device.sharedMemory() }),
-      share: (path, readOnly) => this.#recordSharing(this.#device.shareMemory({ path, readOnly })),
-      unshare: (path) => this.#recordSharing(this.#device.unshareMemory(path)),
+      share: (path, readOnly) => this.#record(this.#device.shareMemory({ path, readOnly })),
+      unshare: (path) => this.#record(this.#device.unshareMemory(path)),
     })
-    await this.#recordSharing()
-    this.#directory.write(this.#state)
+    await this.#record()
   }
 
-  /** Notes what is shared after a change, also after one that has failed half-way. */
-  async #recordSharing(change?: Promise<void>): Promise<void> {
+  /** With what is shared after a change, also after one that has failed half-way. */
+  async #record(change?: Promise<void>): Promise<void> {
     try {
       await change
     } finally {
       const sharedMemory = await this.#device.sharedMemory()
       if (sharedMemory.length > 0 || this.#state.sharedMemory !== undefined) this.#state.sharedMemory = sharedMemory
-      if (change !== undefined) this.#directory.write(this.#state)
+      this.#directory.write(this.#state)
     }
   }
 

@@ -40,9 +40,12 @@ function read(path: string): Buffer {
   return execFileSync('dd', [`if=${path}`, 'bs=64k', 'count=4', 'iflag=direct', 'status=none'])
 }
 
+async function kernelHas(flag: string): Promise<boolean> {
+  return (await features()).flags.some(({ name, here }) => name === flag && here)
+}
+
 test.serial('recover: integrity data goes on beside the data, and is not made anew', async (t) => {
-  const { flags } = await features()
-  if (!flags.some(({ name, here }) => name === 'UBLK_F_INTEGRITY' && here)) {
+  if (!(await kernelHas('UBLK_F_INTEGRITY'))) {
     t.pass('this kernel has no integrity data')
     return
   }
@@ -66,8 +69,7 @@ test.serial('recover: integrity data goes on beside the data, and is not made an
 })
 
 test.serial('recover: memory that users share is known to the next server, and of what is another file by now it tells', async (t) => {
-  const { flags } = await features()
-  if (!flags.some(({ name, here }) => name === 'UBLK_F_SHMEM_ZC' && here)) {
+  if (!(await kernelHas('UBLK_F_SHMEM_ZC'))) {
     t.pass('this kernel has no shared memory')
     return
   }

@@ -331,7 +331,6 @@ impl DeviceSpec {
     /// What the driver says of a device that is there.
     fn of_existing(info: &DevInfo, params: &Params, buffers: BufferMode) -> DeviceSpec {
         let known = DeviceInfo::new(info, params);
-        let clears = params.types.contains(ParamTypes::DISCARD);
         DeviceSpec {
             id: Some(known.id),
             queues: known.queues,
@@ -345,7 +344,7 @@ impl DeviceSpec {
             volatile_cache: known.volatile_cache,
             fua: known.fua,
             discard: known.discard,
-            write_zeroes: clears && params.discard.max_write_zeroes_sectors > 0,
+            write_zeroes: known.write_zeroes,
             zoned: None, // the next server's target brings them (`take_target`)
             integrity: None,
             dma_align_bytes: Some(known.dma_align_bytes),
@@ -564,7 +563,7 @@ impl Device {
 
     /// The integrity data that the device was made with.
     pub fn integrity(&self) -> Option<Integrity> {
-        self.params.types.contains(ParamTypes::INTEGRITY).then(|| Integrity::of(&self.params.integrity)).flatten()
+        self.granted().integrity
     }
 
     /// What will serve a device that was recovered: a native target, or None for another kind of server. Its zones and its integrity data
@@ -675,6 +674,7 @@ impl Device {
         }
         self.granted = self.control.add(&DeviceSpec { id: Some(id), ..self.spec.clone() }.dev_info(self.buffers))?;
         self.was_served = false;
+        self.shared_memory = Arc::new(SharedTable::of(self.buffers));
         self.set_up()
     }
 
@@ -685,7 +685,6 @@ impl Device {
         }
         self.control.set_params(self.id(), &self.params)?;
         self.check_params()?;
-        self.shared_memory = Arc::new(SharedTable::of(self.buffers));
         self.spec.shared_memory.iter().try_for_each(|memory| self.register(memory))
     }
 
