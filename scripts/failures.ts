@@ -3,8 +3,8 @@ import type { CountFormat } from './suites.ts'
 
 const shownLines = 40
 const shownColumns = 300
-/** Of one failed test: the name, the assertion and the first of the difference. */
-const shownLinesOfTest = 30
+/** Of one failed test: the name, the assertion and the first of the difference, and from its end what was expected and where. */
+const shownLinesOfTest = { first: 22, last: 12 }
 const shownTests = 5
 
 /** One failed test of TAP, with what the runner says of it. */
@@ -20,6 +20,8 @@ export function excerpt(log: string, format: CountFormat): string[] {
 }
 
 function shorten(lines: string[]): string[] {
-  if (lines.length <= shownLinesOfTest) return lines
-  return [...lines.slice(0, shownLinesOfTest), `… ${lines.length - shownLinesOfTest} more lines`]
+  const { first, last } = shownLinesOfTest
+  const told = lines.filter((line) => line.trim() !== '')
+  if (told.length <= first + last) return told
+  return [...told.slice(0, first), `… ${told.length - first - last} more lines`, ...told.slice(-last)]
 }

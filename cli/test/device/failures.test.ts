@@ -51,6 +51,7 @@ test.serial('exit status 6: a second server for the same number; the first goes 
   await del(t, '5')
 })
 
+// They are tried one by one: five servers that start at once share two emulated CPUs, and may not have half a minute each.
 const FILES: [what: string, args: string[], message: RegExp][] = [
   ['is missing', ['missing.img'], /missing\.img/],
   ['is a directory', ['.'], /./],
@@ -62,12 +63,11 @@ const FILES: [what: string, args: string[], message: RegExp][] = [
 test.serial('a file that cannot be served is one clear line, nothing left', async (t) => {
   const directory = temporaryDirectory({ 'empty.img': '' })
   t.teardown(directory.remove)
-  const tried = FILES.map(async ([what, args, message]) => {
+  for (const [what, args, message] of FILES) {
     const outcome = await ublk(['add', 'file', ...args], { cwd: directory.path })
     t.true(outcome.status === 1 || outcome.status === 2, `a file that ${what}: ${outcome.stderr}`)
     assertReport(t, outcome, outcome.status ?? 0, message)
-  })
-  await Promise.all(tried)
+  }
 })
 
 // One that never opens, and exit status 7, is among the errors of test/errors: it takes half a minute.
@@ -80,12 +80,11 @@ const BROKEN: [module: keyof typeof MODULES, status: number, message: RegExp][] 
 ]
 
 test.serial('a module that cannot be served is one clear line, nothing left', async (t) => {
-  const tried = BROKEN.map(async ([module, status, message]) => {
+  for (const [module, status, message] of BROKEN) {
     const directory = temporaryDirectory({ 'backend.ts': MODULES[module] })
     t.teardown(directory.remove)
     assertReport(t, await ublk(['add', './backend.ts'], { cwd: directory.path }), status, message)
-  })
-  await Promise.all(tried)
+  }
 })
 
 test.serial('a module that may not be read is one clear line', async (t) => {

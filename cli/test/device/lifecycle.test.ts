@@ -82,7 +82,9 @@ test.serial('add prints the path alone; list, info and stats show the device; de
   t.regex(text, /^ID +PATH +STATE +SIZE +QUEUES +DEPTH +PID +TARGET\n/)
   t.regex(text, new RegExp(`^ *7 +/dev/ublkb7 +live +64MiB +2 +32 +${pid} +mem$`, 'm'))
 
-  t.regex(info, /^path +\/dev\/ublkb7$/m)
+  // With the number that the kernel gave the device, as dm-crypt, LVM and cgroups name it.
+  const number = readText('/sys/block/ublkb7/dev').trim()
+  t.regex(info, new RegExp(`^path +/dev/ublkb7 \\(${number}\\)$`, 'm'))
   t.regex(info, /^data path +(get-data|copy)$/m)
   const announced = (name: string): string => readFileSync(`/sys/block/ublkb7/queue/${name}`, 'utf8').trim()
   t.deepEqual(['rotational', 'physical_block_size', 'logical_block_size'].map(announced), ['1', '8192', '4096'])
@@ -197,7 +199,7 @@ test.serial('the server goes when another program removes its device', async (t)
 })
 
 test.serial('del takes several, and --all; --async does not wait', async (t) => {
-  await Promise.all(['1', '2', '3', '4'].map((id) => add(t, 'null', '-n', id)))
+  for (const id of ['1', '2', '3', '4']) await add(t, 'null', '-n', id)
   t.deepEqual(JSON.parse((await ublk(['del', '1', '2', '2', '--json'])).stdout), { deleted: [1, 2] })
   t.deepEqual(JSON.parse((await ublk(['del', '4', '--async', '--json'])).stdout), { deleted: [4] })
   await waitUntil('device 4 is gone', () => !existsSync('/dev/ublkc4'))
