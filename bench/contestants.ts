@@ -13,7 +13,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type { DeviceOptions } from 'ublk'
 import { MEBIBYTES } from './fio.ts'
-import { modes, schedulings } from './modes.ts'
+import { AGAIN, modes, schedulings } from './modes.ts'
 import { openersOf } from './processes.ts'
 
 export const SIZE: string = `${MEBIBYTES}MiB`
@@ -75,19 +75,22 @@ export const contestants: Contestant[] = [
 
 /** Each way of the driver, ours and kublk's: for `bench/run --modes`. */
 export const modeContestants: Contestant[] = modes.flatMap(({ name, ours: options, kublk, nullOnly }) => {
-  const ofEachScheduling = (target: string, group: Contestant['group'], kind: string, what: string): Contestant[] =>
-    schedulings.map(({ suffix, options: more }) => ours(`${target}, ${name}${suffix}`, group, kind, what, { ...options, ...more }))
-  const onNull = [
-    ...ofEachScheduling('null', 'null', 'null', SIZE),
-    ublkTool(`kublk null, ${name}`, 'null', 'kublk', ['-t', 'null', ...kublk, ...SHAPE]),
+  const everybody = (
+    target: string,
+    group: Contestant['group'],
+    kind: string,
+    what: string,
+    tool: string,
+    words: string[],
+  ): Contestant[] => [
+    ...Object.values(schedulings).map(({ suffix, options: more }) =>
+      ours(`${target}, ${name}${suffix}`, group, kind, what, { ...options, ...more }),
+    ),
+    ...['', AGAIN].map((suffix) => ublkTool(`kublk ${tool}, ${name}${suffix}`, group, 'kublk', ['-t', tool, ...kublk, ...SHAPE, ...words])),
   ]
-  if (nullOnly) return onNull
-  return [
-    ...onNull,
-    // kublk opens its file past the page cache.
-    ...ofEachScheduling('file', 'file', 'file-direct', FILE),
-    ublkTool(`kublk loop, ${name}`, 'file', 'kublk', ['-t', 'loop', ...kublk, ...SHAPE, FILE]),
-  ]
+  const onNull = everybody('null', 'null', 'null', SIZE, 'null', [])
+  // kublk opens its file past the page cache.
+  return nullOnly ? onNull : [...onNull, ...everybody('file', 'file', 'file-direct', FILE, 'loop', [FILE])]
 })
 
 /** What `ublk add` leaves behind: the servers that are watched while nobody uses their devices. */

@@ -5,7 +5,6 @@
  * here what to run, the report what to print.
  */
 import type { Job } from './fio.ts'
-import { type DriverMode, modes, schedulings } from './modes.ts'
 
 /** What is read of a run. */
 export type Measure = 'rate' | 'bytesPerSecond' | 'microsecondsPerRequest' | 'serverNanosecondsPerRequest'
@@ -102,41 +101,6 @@ export const figures: Figure[] = [
   { kind: 'single', id: 'start-list', title: 'start to end of `ublk list`', value: 'list', unit: 'ms', atMost: 600 },
   { kind: 'single', id: 'recover', title: 'start of `ublk recover` → I/O goes on', value: 'recover', unit: 'ms', atMost: 1000 },
 ]
-
-/** For `bench/run --modes`: each way of the driver, with each scheduling of our server, against kublk's. */
-export const modeFigures: Figure[] = schedulings.flatMap(({ suffix }) => modes.flatMap((mode) => ofMode(mode, suffix)))
-
-function ofMode({ name, nullOnly }: DriverMode, suffix: string): Figure[] {
-  const ids = (name + suffix).replaceAll('`', '').replaceAll(/[ ,:]+/g, '-')
-  const file: Array<[Job, Measure]> = [
-    [READ, 'rate'],
-    [WRITE, 'rate'],
-    ['read-128k-qd16', 'bytesPerSecond'],
-    ['write-128k-qd16', 'bytesPerSecond'],
-  ]
-  return [
-    ...[READ, WRITE].map((job) =>
-      atLeast(
-        `null-${ids}-${job}`,
-        `\`null\` ${name}, ${job}${suffix}`,
-        'rate',
-        [`null, ${name}${suffix}`, job],
-        [`kublk null, ${name}`, job],
-        1,
-      ),
-    ),
-    ...(nullOnly ? [] : file).map(([job, what]) =>
-      atLeast(
-        `file-${ids}-${job}`,
-        `\`file\` ${name}, ${job}${suffix}`,
-        what,
-        [`file, ${name}${suffix}`, job],
-        [`kublk loop, ${name}`, job],
-        1,
-      ),
-    ),
-  ]
-}
 
 type Pair = [contestant: string, job: Job]
 

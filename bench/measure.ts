@@ -10,8 +10,9 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs, promisify } from 'node:util'
 import { type Contestant, contestants, leftBehind, modeContestants, type Serving, SIZE } from './contestants.ts'
-import { figures, modeFigures, STARTS } from './figures.ts'
+import { figures, STARTS } from './figures.ts'
 import { fill, type Job, measure } from './fio.ts'
+import { modeFigures } from './modes.ts'
 import { contextSwitches, cpuTime, growth, residentBytes } from './processes.ts'
 import type { Idle, Results, Run, Starts } from './results.ts'
 
@@ -39,13 +40,14 @@ const run = promisify(execFile)
 const sleep = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds))
 
 const entered = options.modes ? modeContestants : contestants
-const wanted = (options.modes ? modeFigures : figures).filter(({ id }) => options.only.length === 0 || options.only.includes(id))
+const wanted = [...(options.modes ? modeFigures : figures)].filter(({ id }) => options.only.length === 0 || options.only.includes(id))
 const wants = (value: string): boolean => wanted.some((figure) => figure.kind === 'single' && figure.value === value)
 
 /** Jobs by contestant. */
 const plan = new Map<string, Set<Job>>()
 for (const figure of wanted) {
-  if (figure.kind === 'compared') for (const { contestant, job } of [figure.ours, figure.peer]) include(contestant, job)
+  const sides = figure.kind === 'compared' ? [figure.ours, figure.peer] : figure.kind === 'mode' ? Object.values(figure.sides) : []
+  for (const { contestant, job } of sides) include(contestant, job)
 }
 if (options.compare) for (const { name } of contestants) for (const job of ALL_JOBS) include(name, job)
 
@@ -94,8 +96,8 @@ async function race(entrants: Contestant[]): Promise<void> {
       if (missing !== null) results.missing[contestant.name] = missing
       else live.push({ name: contestant.name, serving: await start(contestant) })
     }
-    // Round 0 warms up, JavaScript's compiler above all, and does not count.
-    for (let round = 0; round <= rounds; round++) {
+    // Round 0 warms up JavaScript's compiler, and does not count. In the ways of the driver no JavaScript serves.
+    for (let round = options.modes ? 1 : 0; round <= rounds; round++) {
       for (const job of ALL_JOBS) {
         for (const { name, serving } of live) {
           if (!plan.get(name)?.has(job)) continue

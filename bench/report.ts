@@ -7,10 +7,12 @@
  */
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { type ComparedFigure, type Figure, figures, isStart, type Measure, modeFigures, type Side, type SingleFigure } from './figures.ts'
+import { type ComparedFigure, type Figure, figures, isStart, type Measure, type Side, type SingleFigure } from './figures.ts'
 import type { Job } from './fio.ts'
 import { median, table, writeBetween } from './markdown.ts'
-import type { Results, Run } from './results.ts'
+import { modesReport } from './modes-report.ts'
+import { show, valuesOf as valuesIn } from './readings.ts'
+import type { Results } from './results.ts'
 
 /** A ratio this close to its floor is on it: rounds of one boot differ by as much. */
 const NOISE = 0.01
@@ -22,8 +24,9 @@ const { values: options, positionals } = parseArgs({
 })
 const results = JSON.parse(readFileSync(positionals[0] ?? '/dev/stdin', 'utf8')) as Results
 
-const floors = table(FLOOR_HEAD, (options.modes ? modeFigures : figures).flatMap(row))
-const text = [environment(), floors, ...(options.modes ? [] : [sideBySide()])].join('\n\n')
+const valuesOf = (side: Side, measure: Measure): number[] => valuesIn(results, side, measure)
+const tables = options.modes ? modesReport(results) : [table(FLOOR_HEAD, figures.flatMap(row)), sideBySide()]
+const text = [environment(), ...tables].join('\n\n')
 console.log(text)
 if (options.write !== undefined) {
   const what = options.modes ? 'modes' : 'figures'
@@ -112,28 +115,4 @@ function enters(contestant: string): string {
 function environment(): string {
   const { kernel, node, fio, seconds, rounds, size } = results.environment
   return `Linux ${kernel}, Node.js ${node}, ${fio}; devices of ${size}, ${seconds} counted seconds a job, median of ${rounds} rounds.`
-}
-
-function valuesOf({ contestant, job }: Side, measure: Measure): number[] {
-  const runs = results.runs.filter((run) => run.contestant === contestant && run.job === job)
-  return runs.flatMap((run) => readingOf(run, measure) ?? [])
-}
-
-function readingOf(run: Run, measure: Measure): number | null {
-  // fio's own mean latency leaves out part of the way; what passes between two requests is all of it.
-  if (measure === 'microsecondsPerRequest') return 1e6 / run.rate
-  return run[measure]
-}
-
-function show(value: number, measure: Measure): string {
-  switch (measure) {
-    case 'rate':
-      return `${(value / 1000).toFixed(1)}k`
-    case 'bytesPerSecond':
-      return `${(value / 1e6).toFixed(0)} MB/s`
-    case 'microsecondsPerRequest':
-      return `${value.toFixed(1)} µs`
-    case 'serverNanosecondsPerRequest':
-      return `${(value / 1000).toFixed(2)} µs`
-  }
 }
