@@ -193,33 +193,79 @@ async function withCgroup<T>(limits: Record<string, string>, use: (directory: st
   }
 }
 
-test.serial('swap: pages that a program gets back are as it left them, and swapoff brings home what is left', (t) =>
-  // Pages of ramfs are never swapped; those of tmpfs might be, to the very device that they are behind.
+/** Runs the program above in that cgroup. */
+const hog = (cgroup: string): Promise<string> =>
+  run('sh', '-c', 'echo $$ >"$0/cgroup.procs" && exec python3 -c "$1" "$2"', cgroup, HOG, String(64 * MIB))
+
+/** A directory for what is behind a swap device. Pages of ramfs are never swapped; those of tmpfs might be, to the very device that they are behind. */
+const withRamfs = (use: (directory: string) => Promise<void>): Promise<void> =>
   withDirectory(async (directory) => {
-    t.timeout(120_000)
     await run('mount', '-t', 'ramfs', 'none', directory)
     try {
-      await withDevice({ backend: file({ path: path.join(directory, 'image'), size: 128 * MIB, create: true }) }, async (device) => {
-        await run('mkswap', device.path)
-        await run('swapon', device.path)
-        try {
-          await withCgroup({ 'memory.max': String(24 * MIB) }, async (cgroup) => {
-            const hog = ['echo $$ >"$0/cgroup.procs" && exec python3 -c "$1" "$2"', cgroup, HOG, String(64 * MIB)]
-            await run('sh', '-c', ...hog)
-            const { read, write } = device.stats().operations
-            t.true(write.bytes > 40 * MIB, `${write.bytes} bytes were swapped out`)
-            t.true(read.bytes > 40 * MIB, `${read.bytes} bytes were swapped in`)
-          })
-        } finally {
-          await run('swapoff', device.path)
-        }
-        t.false((await readFile('/proc/swaps', 'utf8')).includes(device.path))
-      })
+      await use(directory)
     } finally {
       await run('umount', directory)
     }
-  }),
-)
+  })
+
+async function withSwap(t: ExecutionContext, block: string, use: (cgroup: string) => Promise<void>): Promise<void> {
+  await run('mkswap', block)
+  await run('swapon', block)
+  try {
+    await withCgroup({ 'memory.max': String(24 * MIB) }, use)
+  } finally {
+    await run('swapoff', block)
+  }
+  t.false((await readFile('/proc/swaps', 'utf8')).includes(block))
+}
+
+test.serial('swap: pages that a program gets back are as it left them, and swapoff brings home what is left', (t) => {
+  t.timeout(120_000)
+  return withRamfs((directory) =>
+    withDevice({ backend: file({ path: path.join(directory, 'image'), size: 128 * MIB, create: true }) }, (device) =>
+      withSwap(t, device.path, async (cgroup) => {
+        await hog(cgroup)
+        const { read, write } = device.stats().operations
+        t.true(write.bytes > 40 * MIB, `${write.bytes} bytes were swapped out`)
+        t.true(read.bytes > 40 * MIB, `${read.bytes} bytes were swapped in`)
+      }),
+    ),
+  )
+})
+
+/** Bytes that were written to a device since it was made. */
+const writtenTo = async (id: number): Promise<number> =>
+  Number((await readFile(`/sys/block/ublkb${id}/stat`, 'utf8')).trim().split(/\s+/)[6]) * 512
+
+test.serial('swap: a program whose pages are behind a server that is killed goes on with the next one', (t) => {
+  t.timeout(240_000)
+  return withRamfs(async (directory) => {
+    const image = path.join(directory, 'image')
+    await writeFile(image, '')
+    await truncate(image, SIZE)
+    const { server, id } = await serve(t, image, 'reissue')
+    let next: Device | undefined
+    await withSwap(t, `/dev/ublkb${id}`, async (cgroup) => {
+      const program = hog(cgroup)
+      try {
+        await Promise.race([program, until(async () => (await writtenTo(id)) > 8 * MIB, LIMIT_MS)])
+        await kill(server)
+        await until(async () => (await deviceInfo(id)).state === 'quiesced', LIMIT_MS)
+        next = await recoverDevice(id, { backend: file(image) })
+        await program
+        const { read, write } = next.stats().operations
+        t.true(write.bytes > 8 * MIB, `${write.bytes} bytes were swapped out to the next server`)
+        t.true(read.bytes > 40 * MIB, `${read.bytes} bytes were swapped in from it`)
+      } catch (error) {
+        // Without a device the program ends, and swapoff does not wait for its pages.
+        await deleteDevice(id).catch(() => undefined)
+        await program.catch(() => undefined)
+        throw error
+      }
+    })
+    await next?.close()
+  })
+})
 
 test.serial('partitions: those that sfdisk makes appear, hold their data, and are there with the next device', (t) =>
   withDirectory(async (directory) => {

@@ -77,6 +77,23 @@ test.serial('no rights for a device', async (t) => {
   })
 })
 
+test.serial('no more devices', async (t) => {
+  // Since 6.15 the driver counts the devices of unprivileged users alone.
+  const limit = '/sys/module/ublk_drv/parameters/ublks_max'
+  const allowed = readFileSync(limit, 'utf8')
+  await run('chmod', '666', '/dev/ublk-control')
+  writeFileSync(limit, '0')
+  t.teardown(async () => {
+    writeFileSync(limit, allowed)
+    await run('chmod', '600', '/dev/ublk-control')
+  })
+  await report.provoke(t, 'machine', {
+    what: 'As many devices as the driver allows an unprivileged user, and one more',
+    library: () => inChild("await ublk.createDevice({ backend: ublk.memory({ size: '1MiB' }), unprivileged: true })", { through: NOBODY }),
+    command: { args: [...ADD, '--unprivileged'], through: NOBODY },
+  })
+})
+
 test.serial('no io_uring', async (t) => {
   await run('sysctl', '-q', 'kernel.io_uring_disabled=2')
   t.teardown(() => run('sysctl', '-q', 'kernel.io_uring_disabled=0'))

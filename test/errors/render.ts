@@ -50,7 +50,6 @@ const NOT_PROVOKED: [code: string, why: string, test: string][] = [
     'a stop that waits 30 s for requests which the process that serves the device does not answer; it names the process',
     '`crates/ublk/tests/device.rs`',
   ],
-  ['ERR_UBLK_LIMIT', 'kernels since 6.15 count only the devices of unprivileged users', '`crates/ublk/src/error.rs`'],
   ['ERR_UBLK_KERNEL', 'answers of the kernel that have no code of their own', '`crates/ublk/src/error.rs`'],
 ]
 
