@@ -8,18 +8,9 @@ import path from 'node:path'
 import { stdout } from 'node:process'
 import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import {
-  type Device,
-  deleteDevice,
-  deviceInfo,
-  features,
-  type KernelState,
-  listDevices,
-  recoverDevice,
-  stopDevice,
-} from '../../src/index.ts'
+import { type Device, deleteDevice, deviceInfo, type KernelState, listDevices, recoverDevice, stopDevice } from '../../src/index.ts'
 import fileBackend from '../device/recovery-backend.ts'
-import { run, withDirectory } from '../device/support.ts'
+import { kernelFlags, run, withDirectory } from '../device/support.ts'
 import { Checker } from '../matrix/checker.ts'
 import { SHARED_MEMORY } from '../matrix/table.ts'
 import { makeSharedMemory } from '../matrix/targets.ts'
@@ -39,7 +30,7 @@ const ENOUGH: Record<Cell['load'], number> = { idle: 30, verify: 30, flush: 10, 
 
 let seed = 1
 let checker = new Checker()
-const here = new Set((await features()).flags.filter((flag) => flag.here).map(({ name }) => name.replace('UBLK_F_', '')))
+const here = await kernelFlags()
 
 const blockDevice = (id: number): string => `/dev/ublkb${id}`
 

@@ -5,8 +5,8 @@
 import path from 'node:path'
 import process from 'node:process'
 import test from 'ava'
-import { type DeviceOptions, features, file, memory, worker } from '../../src/index.ts'
-import { fioVerify, memoryBackend, run, until, withDevice, withDirectory } from './support.ts'
+import { type DeviceOptions, file, memory, worker } from '../../src/index.ts'
+import { fioVerify, kernelFlags, memoryBackend, run, until, withDevice, withDirectory } from './support.ts'
 
 const MIB = 1 << 20
 /** Odd on purpose: the last request of any size is cut off. */
@@ -79,8 +79,7 @@ for (const name of ['js main', 'js worker sync', 'js worker'] as const) {
 test.serial('zero-copy memory: every byte comes back, or an older kernel is named', async (t) => {
   const size = sizeFor(512)
   const options = { backend: memory({ size }), dataPath: 'auto-zero-copy' } as const
-  const { flags } = await features()
-  if (!flags.some(({ name, here }) => name === 'UBLK_F_AUTO_BUF_REG' && here)) {
+  if (!(await kernelFlags()).has('AUTO_BUF_REG')) {
     const refused = await t.throwsAsync(
       withDevice(options, async () => {}),
       { code: 'ERR_UBLK_UNSUPPORTED' },

@@ -16,7 +16,6 @@ import {
   type DeviceOptions,
   deleteDevice,
   fault,
-  features,
   listDevices,
   memory,
   mirror,
@@ -25,7 +24,7 @@ import {
   worker,
 } from '../../src/index.ts'
 import trapBackend, { TRAP_OFFSET } from '../boundary/trap-backend.ts'
-import { fioVerify, memoryBackend, run, until, withDevice, withDirectory } from './support.ts'
+import { fioVerify, kernelFlags, memoryBackend, run, until, withDevice, withDirectory } from './support.ts'
 
 const MIB = 1 << 20
 
@@ -271,7 +270,7 @@ async function hugePage(name: string): Promise<string> {
 const isMapped = async (path: string): Promise<boolean> => (await readFile('/proc/self/maps', 'utf8')).includes(path)
 
 test.serial('memory is shared and let go of while the device is used', async (t) => {
-  if (!(await features()).flags.some(({ name, here }) => here && name === 'UBLK_F_SHMEM_ZC')) {
+  if (!(await kernelFlags()).has('SHMEM_ZC')) {
     const refused = createDevice({ backend: memory({ size: 32 * MIB }), dataPath: 'shmem' })
     const { hint } = (await t.throwsAsync<UblkError>(refused, { code: 'ERR_UBLK_UNSUPPORTED' })) ?? t.fail()
     t.is(hint, 'It needs Linux 7.1 or later.')
@@ -332,7 +331,7 @@ test.serial('who is the first to listen hears the warnings from before, too', as
 test.serial('the memory of requests is aligned and cut as asked for', async (t) => {
   const wish = { dmaAlignment: 1024, maxSegments: 8, maxSegmentSize: '64KiB', segmentBoundary: '128KiB' } as const
   const backend = memory({ size: 32 * MIB })
-  if (!(await features()).flags.some(({ name, here }) => here && name === 'UBLK_F_AUTO_BUF_REG')) {
+  if (!(await kernelFlags()).has('AUTO_BUF_REG')) {
     const { hint } = (await t.throwsAsync<UblkError>(createDevice({ backend, ...wish }), { code: 'ERR_UBLK_UNSUPPORTED' })) ?? t.fail()
     t.is(hint, 'It needs Linux 6.15 or later.')
     return

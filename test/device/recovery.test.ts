@@ -12,7 +12,6 @@ import {
   type Device,
   deleteDevice,
   deviceInfo,
-  features,
   file,
   listDevices,
   memory,
@@ -26,11 +25,11 @@ import {
 } from '../../src/index.ts'
 import fileBackend from './recovery-backend.ts'
 import type { Order } from './recovery-server.ts'
-import { fioVerify, run, until, withDevice, withDirectory } from './support.ts'
+import { fioVerify, kernelFlags, run, until, withDevice, withDirectory } from './support.ts'
 
 const MIB = 1 << 20
 const SIZE = 64 * MIB
-const here = new Set((await features()).flags.filter((flag) => flag.here).map(({ name }) => name.replace('UBLK_F_', '')))
+const here = await kernelFlags()
 /** Linux 6.16 and later. */
 const canQuiesce = here.has('QUIESCE')
 const policies: Recovery[] = here.has('USER_RECOVERY_FAIL_IO') ? ['requeue', 'reissue', 'fail-io'] : ['requeue', 'reissue']

@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { createDevice, type Device, type DeviceOptions, listDevices } from '../../src/index.ts'
+import { createDevice, type Device, type DeviceOptions, features, listDevices } from '../../src/index.ts'
 
 const execute = promisify(execFile)
 const PROGRAM_LIMIT_MS = 120_000
@@ -19,6 +19,12 @@ const UNTIL_LIMIT_MS = 10_000
 export async function run(program: string, ...args: Array<string | number>): Promise<string> {
   const { stdout } = await execute(program, args.map(String), { timeout: PROGRAM_LIMIT_MS, maxBuffer: 64 << 20 })
   return stdout
+}
+
+/** The flags that this kernel has, without UBLK_F_. */
+export async function kernelFlags(): Promise<Set<string>> {
+  const { flags } = await features()
+  return new Set(flags.filter(({ here }) => here).map(({ name }) => name.replace('UBLK_F_', '')))
 }
 
 /** Waits for what the kernel or another thread does in its own time. */

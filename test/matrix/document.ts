@@ -1,10 +1,27 @@
 /**
- * The matrix's outcome as tables for docs/matrix.md, between its markers.
+ * The matrix's outcome: totals, and tables for docs/matrix.md, between its markers.
  */
 import { BLOCK_SIZES, type CellResult, LAYOUTS, MODES, OPERATIONS, TARGETS } from './table.ts'
 
 const BEGIN = '<!-- begin: written by make vm-matrix -->'
 const END = '<!-- end -->'
+
+export interface Totals {
+  passed: number
+  failed: number
+  skipped: number
+  /** Checked requests of all but histories. */
+  requests: number
+  /** Operations in histories. */
+  observed: number
+}
+
+export function totals(results: CellResult[]): Totals {
+  const count = (outcome: CellResult['outcome']): number => results.filter((result) => result.outcome === outcome).length
+  const sum = (isHistory: boolean): number =>
+    results.filter(({ operation }) => (operation === 'history') === isHistory).reduce((total, { requests }) => total + requests, 0)
+  return { passed: count('passed'), failed: count('failed'), skipped: count('skipped'), requests: sum(false), observed: sum(true) }
+}
 
 /** The document with new tables. */
 export function documentOf(old: string, byKernel: Map<string, CellResult[]>): string {
@@ -25,9 +42,7 @@ function tables(byKernel: Map<string, CellResult[]>): string {
       ...names.map((name) => row(name, (result) => has(result, name))),
       '',
     ].join('\n')
-  const observed = (results: CellResult[]): number =>
-    results.filter(({ operation }) => operation === 'history').reduce((total, { requests }) => total + requests, 0)
-  const histories = kernels.map((kernel) => observed(byKernel.get(kernel) ?? []))
+  const histories = kernels.map((kernel) => totals(byKernel.get(kernel) ?? []).observed)
   return [
     table('buffer mode', Object.keys(MODES), ({ group }, name) => group.mode === name),
     table('threads and commands', Object.keys(LAYOUTS), ({ group }, name) => group.layout === name),
@@ -40,9 +55,9 @@ function tables(byKernel: Map<string, CellResult[]>): string {
 }
 
 function cell(results: CellResult[]): string {
-  const count = (outcome: CellResult['outcome']): number => results.filter((result) => result.outcome === outcome).length
-  const parts = [`${count('passed')} passed`]
-  if (count('failed') > 0) parts.push(`${count('failed')} failed`)
-  if (count('skipped') > 0) parts.push(`${count('skipped')} skipped`)
+  const { passed, failed, skipped } = totals(results)
+  const parts = [`${passed} passed`]
+  if (failed > 0) parts.push(`${failed} failed`)
+  if (skipped > 0) parts.push(`${skipped} skipped`)
   return parts.join(', ')
 }

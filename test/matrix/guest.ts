@@ -4,8 +4,8 @@
  */
 import { stdout } from 'node:process'
 import { parseArgs } from 'node:util'
-import { createDevice, type Device, features, listDevices } from '../../src/index.ts'
-import { withDirectory } from '../device/support.ts'
+import { createDevice, type Device, listDevices } from '../../src/index.ts'
+import { kernelFlags, withDirectory } from '../device/support.ts'
 import { Checker } from './checker.ts'
 import {
   allGroups,
@@ -32,7 +32,7 @@ const { values } = parseArgs({
   options: { target: { type: 'string' }, pairs: { type: 'boolean', default: false }, history: { type: 'string', default: '0' } },
 })
 const historyLength = Number(values.history)
-const here = new Set((await features()).flags.filter(({ here }) => here).map(({ name }) => name.replace('UBLK_F_', '')))
+const here = await kernelFlags()
 const possible = allGroups().filter(({ target }) => values.target === undefined || target === values.target)
 const groups = values.pairs ? pairwise(possible.filter((group) => missingFlags(group, (flag) => here.has(flag)).length === 0)) : possible
 

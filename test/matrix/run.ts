@@ -9,7 +9,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { exit, stdout } from 'node:process'
 import { parseArgs } from 'node:util'
-import { documentOf } from './document.ts'
+import { documentOf, totals } from './document.ts'
 import { boot, ROOT } from './machine.ts'
 import { allGroups, type CellResult, groupName, operationsOf, TARGETS } from './table.ts'
 
@@ -69,13 +69,6 @@ const cellsOf = (target: string): number =>
   allGroups()
     .filter((group) => group.target === target)
     .flatMap((group) => operationsOf(group.target)).length
-
-function totals(results: CellResult[]) {
-  const count = (outcome: CellResult['outcome']): number => results.filter((result) => result.outcome === outcome).length
-  const sum = (isHistory: boolean): number =>
-    results.filter(({ operation }) => (operation === 'history') === isHistory).reduce((total, { requests }) => total + requests, 0)
-  return { passed: count('passed'), failed: count('failed'), skipped: count('skipped'), requests: sum(false), observed: sum(true) }
-}
 
 function skips(results: CellResult[]): Map<string, number> {
   const counts = new Map<string, number>()

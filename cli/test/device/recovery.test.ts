@@ -5,7 +5,8 @@ import { randomBytes } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
-import { Device, features, nullTarget } from '../../../src/index.ts'
+import { Device, nullTarget } from '../../../src/index.ts'
+import { kernelFlags } from '../../../test/device/support.ts'
 import { errorOf, type Outcome, temporaryDirectory, ublk } from '../program.ts'
 import { add, assertNothingLeft, assertReport, del, isAlive, leftovers, list, MODULES, STATE, waitUntil } from './device.ts'
 
@@ -40,12 +41,8 @@ function read(path: string): Buffer {
   return execFileSync('dd', [`if=${path}`, 'bs=64k', 'count=4', 'iflag=direct', 'status=none'])
 }
 
-async function kernelHas(flag: string): Promise<boolean> {
-  return (await features()).flags.some(({ name, here }) => name === flag && here)
-}
-
 test.serial('recover: integrity data goes on beside the data, and is not made anew', async (t) => {
-  if (!(await kernelHas('UBLK_F_INTEGRITY'))) {
+  if (!(await kernelFlags()).has('INTEGRITY')) {
     t.pass('this kernel has no integrity data')
     return
   }
@@ -69,7 +66,7 @@ test.serial('recover: integrity data goes on beside the data, and is not made an
 })
 
 test.serial('recover: memory that users share is known to the next server, and of what is another file by now it tells', async (t) => {
-  if (!(await kernelHas('UBLK_F_SHMEM_ZC'))) {
+  if (!(await kernelFlags()).has('SHMEM_ZC')) {
     t.pass('this kernel has no shared memory')
     return
   }
