@@ -130,7 +130,7 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
 
   async #tellLostMemory(former: DeviceSpec['sharedMemory']): Promise<void> {
     const taken = new Set((await this.sharedMemory()).map(({ path }) => path))
-    for (const { path } of former.filter(({ path }) => !taken.has(path))) {
+    for (const { path } of former.filter(({ path, fileId }) => fileId !== '' && !taken.has(path))) {
       const message = `${path} is not the file any more that the users of device ${this.id} shared: what they read and write from there is copied`
       this.#warn(new UblkError('ERR_UBLK_FILE', { message, deviceId: this.id }))
     }

@@ -25,7 +25,11 @@ export interface SharedMemoryInfo {
   fileId: string
 }
 
-/** The same of a device whose server is gone, as that one had it: the driver knows the pages and cannot tell which files they are of. */
+/**
+ * The same of a device whose server is gone, as that one had it: the driver knows the pages and cannot tell which files they are of.
+ *
+ * An empty `fileId` is of memory that the former server was letting go of: the driver may have it still, and is told to forget it.
+ */
 export type FormerMemory = Pick<SharedMemoryInfo, 'path' | 'readOnly' | 'number' | 'fileId'>
 
 /** As crates/ublk/src/shared_memory.rs has it. */

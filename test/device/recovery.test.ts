@@ -3,18 +3,21 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
 import test, { type ExecutionContext } from 'ava'
 import {
   type Backend,
+  createDevice,
   type Device,
   deleteDevice,
   deviceInfo,
+  fault,
   file,
   listDevices,
   memory,
+  mirror,
   nullTarget,
   quiesceDevice,
   type Recovery,
@@ -202,6 +205,50 @@ test.serial('a quiesce that takes longer than its limit is done when the last ha
   })
 })
 
+test.serial('a quiesce of a native target that takes longer than its limit says so in time, and is done later', async (t) => {
+  if (!canQuiesce) return assertNoQuiesce(t)
+  await withDevice({ backend: fault(memory({ size: MIB }), { delayMs: 4000 }), recovery: 'reissue' }, async (device) => {
+    const reading = run('dd', `if=${device.path}`, 'of=/dev/null', 'bs=4096', 'count=1', 'iflag=direct')
+    await until(async () => /[1-9]/.test(readFileSync(`/sys/block/ublkb${device.id}/inflight`, 'utf8')))
+    const begin = performance.now()
+    await t.throwsAsync(device.quiesce({ timeoutMs: 300 }), { code: 'ERR_UBLK_TIMEOUT' })
+    t.true(performance.now() - begin < 3000, 'the limit counts, not the request')
+    await device.waitFor('quiesced', { timeoutMs: 20_000 })
+    const next = await recoverDevice(device.id, { backend: memory({ size: MIB }) })
+    await reading
+    await next.close()
+  })
+})
+
+test.serial('memory that a former server shared and nobody was told of is forgotten by the driver', async (t) => {
+  if (!here.has('SHMEM_ZC')) {
+    t.pass('this kernel has no shared memory')
+    return
+  }
+  await withImage(async (image, directory) => {
+    const [first, second] = ['first', 'second'].map((name) => path.join(directory, name)) as [string, string]
+    for (const memoryFile of [first, second]) writeFileSync(memoryFile, Buffer.alloc(MIB))
+    const device = await createDevice({ backend: file(image), sharedMemory: [first, second], recovery: 'reissue' })
+    const shared = await device.sharedMemory()
+    await device.quiesce()
+
+    // It died when the driver had the first one and the record not yet.
+    const next = await recoverDevice(device.id, { backend: file(image), sharedMemory: shared.slice(1) })
+    await next.shareMemory(first)
+    t.deepEqual(await next.sharedMemory(), shared)
+    await next.quiesce()
+
+    // And here while it let go of the first one.
+    const leaving = shared.map((memory, index) => (index === 0 ? { ...memory, fileId: '' } : memory))
+    const last = await recoverDevice(device.id, { backend: file(image), sharedMemory: leaving })
+    last.on('warning', ({ message }) => t.fail(message))
+    t.deepEqual(await last.sharedMemory(), shared.slice(1))
+    await last.shareMemory(first)
+    t.deepEqual(await last.sharedMemory(), shared)
+    await last.close()
+  })
+})
+
 async function assertNoQuiesce(t: ExecutionContext): Promise<void> {
   await withDevice({ backend: nullTarget({ size: MIB }), recovery: 'requeue' }, async (device) => {
     for (const quiesce of [() => device.quiesce(), () => quiesceDevice(device.id)]) {
@@ -225,7 +272,13 @@ test.serial('a recovery that fails leaves the device to the next one', (t) =>
       if (here.has('SAFE_STOP_DEV')) t.is(await stateOf(id), 'quiesced')
       else return deleteDevice(id)
     }
-    await t.throwsAsync(recoverDevice(id, { backend: file(path.join(directory, 'gone.img')) }), { code: 'ERR_UBLK_FILE' })
+    // A file that is made anew would be an empty disk under a mounted file system.
+    const gone = path.join(directory, 'gone.img')
+    const making = { path: gone, size: SIZE, create: true }
+    for (const backend of [file(gone), file(making), fault(file(making), {}), mirror({ paths: [gone, image], size: SIZE, create: true })]) {
+      await t.throwsAsync(recoverDevice(id, { backend }), { code: 'ERR_UBLK_FILE' })
+      t.false(existsSync(gone))
+    }
     await t.throwsAsync(recoverDevice(id, { backend: module, signal: AbortSignal.abort() }), { name: 'AbortError' })
     t.is(await stateOf(id), 'quiesced')
     const device = await recoverDevice(id, { backend: fileBackend({ path: image, size: SIZE }) })
@@ -233,6 +286,22 @@ test.serial('a recovery that fails leaves the device to the next one', (t) =>
     await device.close()
   }),
 )
+
+test.serial('close of a device that was deleted from outside leaves the next one of its number alone', async (t) => {
+  const device = await createDevice({ backend: memory({ size: MIB }) })
+  await deleteDevice(device.id)
+  const program = `
+    import { createDevice, nullTarget } from ${JSON.stringify(new URL('../../src/index.ts', import.meta.url).href)}
+    await createDevice({ id: ${device.id}, backend: nullTarget({ size: '2MiB' }) })
+    console.log('live')`
+  const other = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: ['ignore', 'pipe', 'inherit'] })
+  await once(other.stdout, 'data')
+  await device.close()
+  t.is(await stateOf(device.id), 'live')
+  t.is((await deviceInfo(device.id)).size, 2 * MIB)
+  await kill(other)
+  await deleteDevice(device.id)
+})
 
 test.serial('what cannot be recovered or quiesced says why', async (t) => {
   const backend = memory()
@@ -269,7 +338,9 @@ test.serial('a backend that cannot do what the device has promised is refused', 
     await t.throwsAsync(recoverDevice(id, { backend: readOnly }), { code: 'ERR_INVALID_ARG_VALUE', message: /readOnly/ })
     const short = `${image}.short`
     writeFileSync(short, Buffer.alloc(MIB))
-    await t.throwsAsync(recoverDevice(id, { backend: file(short) }), { code: 'ERR_UBLK_FILE', message: /has 1048576 bytes, fewer/ })
+    for (const backend of [file(short), file({ path: short, create: true })])
+      await t.throwsAsync(recoverDevice(id, { backend }), { code: 'ERR_UBLK_FILE', message: /has 1048576 bytes, fewer/ })
+    t.is(statSync(short).size, MIB)
     const device = await recoverDevice(id, { backend: fileBackend({ path: image, size: SIZE }) })
     await device.close()
   }),

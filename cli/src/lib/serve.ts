@@ -10,6 +10,7 @@
  * both as they were. A device that is quiesced keeps its record for the next server.
  */
 
+import { resolve } from 'node:path'
 import type { Device } from 'ublk'
 import { type DescribedDevice, toDescribed } from './describe.ts'
 import { EXIT, Failure, interrupted } from './failure.ts'
@@ -203,7 +204,7 @@ export class DeviceServer {
       resize: (size) => this.resize(size),
       sharedMemory: async () => ({ id: this.id, sharedMemory: await this.#device.sharedMemory() }),
       share: (path, readOnly) => this.#record(this.#device.shareMemory({ path, readOnly })),
-      unshare: (path) => this.#record(this.#device.unshareMemory(path)),
+      unshare: (path) => this.#unshare(path),
     })
     await this.#record()
   }
@@ -217,6 +218,14 @@ export class DeviceServer {
       if (sharedMemory.length > 0 || this.#state.sharedMemory !== undefined) this.#state.sharedMemory = sharedMemory
       this.#directory.write(this.#state)
     }
+  }
+
+  async #unshare(path: string): Promise<void> {
+    // Should this server die before the driver has let go of it, the next one finishes that; after it, there is nothing to map.
+    const shared = await this.#device.sharedMemory()
+    const leaving = shared.map((memory) => (memory.path === resolve(path) ? { ...memory, fileId: '' } : memory))
+    this.#directory.write({ ...this.#state, sharedMemory: leaving })
+    await this.#record(this.#device.unshareMemory(path))
   }
 
   async #close(): Promise<void> {

@@ -23,7 +23,7 @@ use crate::info::NativeDeviceInfo;
 use crate::lifecycle::{DeviceState, Mode};
 use crate::request_memory::{NativeSharedMemory, SegmentSpec, SharedMemorySpec};
 use crate::stats::NativeStats;
-use crate::target::{IntegritySpec, TargetSpec};
+use crate::target::{IntegritySpec, Opening, TargetSpec};
 use crate::{memory, ops, owner, registry};
 
 /// What a new device shall be.
@@ -94,7 +94,7 @@ pub struct DeviceSpec {
 
 impl DeviceSpec {
     fn open_target(&self) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
-        self.open_target_with(|target| {
+        self.open_target_with(true, |target| {
             let block_bytes = self.logical_block_bytes.unwrap_or(target.geometry().logical_block_bytes);
             self.integrity.as_ref().map(|integrity| integrity.options(block_bytes))
         })
@@ -105,16 +105,17 @@ impl DeviceSpec {
         if let Some(spec) = &self.target {
             spec.check_is_there(integrity.is_some())?;
         }
-        self.open_target_with(|_| integrity)
+        self.open_target_with(false, |_| integrity)
     }
 
     fn open_target_with(
         &self,
+        may_make: bool,
         integrity: impl Fn(&dyn Target) -> Option<Integrity>,
     ) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
         let zero_copy = matches!(self.data_path.as_str(), "zero-copy" | "auto-zero-copy");
         let Some(spec) = &self.target else { return Ok(None) };
-        let target = spec.open(zero_copy, self.logical_block_bytes)?;
+        let target = spec.open(Opening { zero_copy, block_bytes: self.logical_block_bytes, may_make })?;
         Ok(Some(match integrity(target.as_ref()) {
             Some(integrity) => spec.with_integrity(target, integrity)?,
             None => target,

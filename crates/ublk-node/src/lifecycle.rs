@@ -236,22 +236,24 @@ impl DeviceState {
         }
         device.quiesce(limit)?;
         self.ask_to_stop();
-        let left = until.saturating_duration_since(Instant::now());
-        self.release_serving_within(device, left).inspect_err(|_| self.finish_quiesce_later())?;
+        if !self.queues_end_within(until.saturating_duration_since(Instant::now())) {
+            self.finish_quiesce_later();
+            return Err(NativeError::queues_remain(self.id, limit.as_millis()));
+        }
+        self.release_serving(device)?;
         let _ = device.control().wait_released(self.id, RELEASE_LIMIT)?;
         self.forget(&mut lifecycle);
         Ok(())
     }
 
-    /// A handler that is late still answers, and the driver waits for that; only then is the device the next server's.
+    /// A handler or a disk that is late still answers, and the driver waits for that; only then is the device the next server's.
     fn finish_quiesce_later(self: &Arc<Self>) {
-        let (Some(session), state) = (self.session(), Arc::clone(self)) else { return };
+        let (serving, state) = (lock(&self.serving).clone(), Arc::clone(self));
         ops::detach(move || {
-            while !session.wait_gone(QUEUES_LIMIT) {}
+            while !serving.ends_within(QUEUES_LIMIT) {}
             let mut lifecycle = lock(&state.control);
-            if state.is_run_of(&session)
-                && let Some(device) = &mut lifecycle.device
-            {
+            let is_over = !lock(&state.serving).is(&serving);
+            if !is_over && let Some(device) = &mut lifecycle.device {
                 let _ = state.release_serving(device);
                 state.tell_end(&mut lifecycle);
             }
@@ -290,7 +292,9 @@ impl DeviceState {
 
     /// DEL_DEV_ASYNC: the driver removes the device when the process's end has closed what is open.
     fn delete_later(&self) {
-        if let Ok(control) = Control::open() {
+        let Ok(control) = Control::open() else { return };
+        // It may have been deleted from outside, and its number be somebody else's.
+        if !control.info(self.id).is_ok_and(|info| info.is_served_by_another_process()) {
             let _ = control.delete_async(self.id);
         }
     }
@@ -318,15 +322,11 @@ impl DeviceState {
 
     /// Every queue of a run is gone although nobody here asked: the device was stopped from outside, or failed.
     pub(crate) fn run_ended(&self, session: &Arc<Session>) {
-        self.clean_up(|| self.is_run_of(session));
-    }
-
-    fn is_run_of(&self, session: &Arc<Session>) -> bool {
-        matches!(&*lock(&self.serving), Serving::JavaScript(now) if Arc::ptr_eq(now, session))
+        self.clean_up(&Serving::JavaScript(Arc::clone(session)));
     }
 
     fn native_run_ended(&self, run: &Arc<NativeRun>) {
-        self.clean_up(|| matches!(&*lock(&self.serving), Serving::Native(now) if Arc::ptr_eq(now, run)));
+        self.clean_up(&Serving::Native(Arc::clone(run)));
     }
 
     /// A queue cannot serve any more: the others end too, and the device is the next server's, or stopped.
@@ -354,9 +354,9 @@ impl DeviceState {
         stopped
     }
 
-    fn clean_up(&self, is_this_run: impl FnOnce() -> bool) {
+    fn clean_up(&self, run: &Serving) {
         let mut lifecycle = lock(&self.control);
-        if !is_this_run() {
+        if !lock(&self.serving).is(run) {
             return; // an operation was faster
         }
         let Some(device) = &mut lifecycle.device else { return };
@@ -438,20 +438,7 @@ impl DeviceState {
     /// False when a queue is still serving after `limit`.
     fn queues_end_within(&self, limit: Duration) -> bool {
         let serving = lock(&self.serving).clone();
-        match serving {
-            Serving::Nobody => true,
-            Serving::JavaScript(session) => session.wait_gone(limit),
-            Serving::Native(run) => {
-                let until = Instant::now() + limit;
-                while lock(&run.served).as_ref().is_some_and(Served::is_running) {
-                    if Instant::now() >= until {
-                        return false;
-                    }
-                    std::thread::sleep(QUEUES_POLL);
-                }
-                true
-            }
-        }
+        serving.ends_within(limit)
     }
 
     /// Closes the queues without STOP_DEV.
@@ -468,10 +455,6 @@ impl DeviceState {
 
     /// After STOP_DEV, or what has the same effect: waits for the queues and gives up the char device.
     fn release_serving(&self, device: &mut Device) -> Result<(), NativeError> {
-        self.release_serving_within(device, QUEUES_LIMIT)
-    }
-
-    fn release_serving_within(&self, device: &mut Device, limit: Duration) -> Result<(), NativeError> {
         let serving = lock(&self.serving).clone();
         if let Some(stats) = serving.stats() {
             *lock(&self.last_stats) = Some(stats);
@@ -485,8 +468,8 @@ impl DeviceState {
                 }
             }
             Serving::JavaScript(session) => {
-                if !session.wait_gone(limit) {
-                    return Err(NativeError::queues_remain(self.id, limit.as_millis()));
+                if !session.wait_gone(QUEUES_LIMIT) {
+                    return Err(NativeError::queues_remain(self.id, QUEUES_LIMIT.as_millis()));
                 }
                 session.close_char();
             }
@@ -535,6 +518,33 @@ impl Lifecycle {
 }
 
 impl Serving {
+    /// The same run.
+    fn is(&self, other: &Serving) -> bool {
+        match (self, other) {
+            (Serving::Native(one), Serving::Native(two)) => Arc::ptr_eq(one, two),
+            (Serving::JavaScript(one), Serving::JavaScript(two)) => Arc::ptr_eq(one, two),
+            _ => false,
+        }
+    }
+
+    /// False when a queue is still serving after `limit`.
+    fn ends_within(&self, limit: Duration) -> bool {
+        match self {
+            Serving::Nobody => true,
+            Serving::JavaScript(session) => session.wait_gone(limit),
+            Serving::Native(run) => {
+                let until = Instant::now() + limit;
+                while lock(&run.served).as_ref().is_some_and(Served::is_running) {
+                    if Instant::now() >= until {
+                        return false;
+                    }
+                    std::thread::sleep(QUEUES_POLL);
+                }
+                true
+            }
+        }
+    }
+
     fn stats(&self) -> Option<Stats> {
         match self {
             Serving::Nobody => None,

@@ -199,9 +199,21 @@ impl From<&Integrity> for IntegritySpec {
     }
 }
 
+/// How a target is opened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Opening {
+    /// In the form that works with AUTO_BUF_REG.
+    pub zero_copy: bool,
+    /// The block size wanted.
+    pub block_bytes: Option<u32>,
+    /// What is not there may be made, where `create` says so. Not for a device that is in use: it would be an empty disk under a file system.
+    pub may_make: bool,
+}
+
 impl TargetSpec {
-    /// What opening would make if it was not there, and must not for a device that is in use: the files of zones and of integrity data.
+    /// What opening would make without being told, and must not for a device that is in use: the files of zones and of integrity data.
     pub(crate) fn check_is_there(&self, has_integrity: bool) -> Result<(), ublk::Error> {
+        self.over.iter().try_for_each(|below| below.check_is_there(false))?;
         let Some(image) = self.paths.first().filter(|_| self.zoned.is_some() || has_integrity) else { return Ok(()) };
         let table = has_integrity.then(|| format!("{image}.integrity"));
         for path in std::iter::once(image).chain(&table) {
@@ -215,11 +227,11 @@ impl TargetSpec {
         Ok(())
     }
 
-    /// Opens it; `zero_copy` asks for the form that works with AUTO_BUF_REG, `block_bytes` is the block size wanted.
-    pub(crate) fn open(&self, zero_copy: bool, block_bytes: Option<u32>) -> Result<Arc<dyn Target>, ublk::Error> {
+    pub(crate) fn open(&self, opening: Opening) -> Result<Arc<dyn Target>, ublk::Error> {
+        let Opening { zero_copy, block_bytes, may_make } = opening;
         let size_bytes = self.size_bytes.map(|size| size as u64);
-        let &TargetSpec { direct, create, read_only, .. } = self;
-        let files = FileOptions { size_bytes, direct, create, read_only, block_bytes };
+        let &TargetSpec { direct, read_only, .. } = self;
+        let files = FileOptions { size_bytes, direct, create: self.create && may_make, read_only, block_bytes };
         let paths: Vec<PathBuf> = self.paths.iter().map(PathBuf::from).collect();
         if let Some(zoned) = &self.zoned {
             return zoned.open(paths.first(), size_bytes.unwrap_or_default(), block_bytes);
@@ -237,7 +249,7 @@ impl TargetSpec {
             ("mem", ..) => mem(size_bytes.unwrap_or_default()),
             ("fault", _, [below]) => {
                 let faults = self.faults.as_ref().map(FaultSpec::faults).unwrap_or_default();
-                Ok(fault(below.open(zero_copy, block_bytes)?, faults))
+                Ok(fault(below.open(opening)?, faults))
             }
             _ => Ok(null(size_bytes.unwrap_or_default())),
         }

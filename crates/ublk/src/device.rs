@@ -672,7 +672,9 @@ impl Device {
         if self.delete_now()? == Deletion::WhenReleased {
             return Err(Error::Busy { what: block_path(id), id: Some(id) });
         }
+        self.is_deleted = true; // the number is anybody's until ADD_DEV has given it back
         self.granted = self.control.add(&DeviceSpec { id: Some(id), ..self.spec.clone() }.dev_info(self.buffers))?;
+        self.is_deleted = false;
         self.was_served = false;
         self.shared_memory = Arc::new(SharedTable::of(self.buffers));
         self.set_up()
@@ -702,9 +704,10 @@ impl Device {
         } else {
             self.control.start(self.id(), self.spec.start_limit)?;
         }
-        self.is_recovering = false;
         self.is_live = true;
-        self.forget_lost_memory();
+        if std::mem::take(&mut self.is_recovering) {
+            self.forget_lost_memory();
+        }
         // Whoever hears that it is live will use it.
         if self.spec.unprivileged { wait_for_rights(self.id(), block_path(self.id())) } else { Ok(()) }
     }
@@ -715,6 +718,9 @@ impl Device {
     /// Those of every command; a device that is gone is no error.
     pub fn stop(&mut self) -> Result<(), Error> {
         self.is_live = false;
+        if self.is_anothers() {
+            return Ok(());
+        }
         match self.control.stop(self.id()) {
             Err(Error::NoDevice { .. }) => Ok(()),
             answer => answer,
@@ -768,9 +774,15 @@ impl Device {
         if self.char_device.is_some() {
             return Err(Error::InvalidState { id: self.id(), problem: "is still being served" });
         }
-        let deletion = self.delete_now()?;
+        let deletion = if self.is_anothers() { Deletion::Done } else { self.delete_now()? };
         self.is_deleted = true;
         Ok(deletion)
+    }
+
+    /// The number is that of another process's device: this one was deleted from outside, or is the next server's.
+    fn is_anothers(&self) -> bool {
+        self.is_deleted
+            || self.was_served && self.control.info(self.id()).is_ok_and(|info| info.is_served_by_another_process())
     }
 
     fn delete_now(&self) -> Result<Deletion, Error> {

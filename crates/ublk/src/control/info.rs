@@ -86,6 +86,11 @@ impl ZoneLimits {
 }
 
 impl DeviceInfo {
+    /// It is another process that serves it, or was the last to do so.
+    pub fn is_served_by_another_process(&self) -> bool {
+        self.pid != 0 && self.pid != std::process::id()
+    }
+
     pub(crate) fn new(info: &DevInfo, params: &Params) -> DeviceInfo {
         let basic = params.basic;
         let attributes = basic.attrs;

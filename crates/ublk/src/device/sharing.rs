@@ -47,10 +47,20 @@ impl Device {
         Ok(())
     }
 
-    /// Has the driver forget what no server can map any more. What it does not let go of stays unusable, as it is.
+    /// Of a device that was recovered: has the driver forget what no server can map any more, and what the former one registered and
+    /// nobody was told of, as when it died just then. What the driver does not let go of stays unusable, as it is.
     pub(super) fn forget_lost_memory(&mut self) {
-        for number in std::mem::take(&mut self.lost_memory) {
+        let lost = std::mem::take(&mut self.lost_memory);
+        for &number in &lost {
             let _ = self.control.unregister_shared_memory(self.id(), number);
+        }
+        // The driver gives the lowest number that is free, so the first that it does not know is the end of those.
+        let room = if self.buffers == BufferMode::SharedMemory { MOST_SHARED as u16 } else { 0 };
+        let untold = (0..room).filter(|number| !lost.contains(number) && !self.shared_memory.has(*number));
+        for number in untold {
+            if self.control.unregister_shared_memory(self.id(), number).is_err() {
+                break;
+            }
         }
     }
 
