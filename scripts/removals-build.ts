@@ -48,7 +48,7 @@ export function programOf(test: string): TestProgram {
 
 /** Brings the copy up to date. Of what is outside of the crates a test of the header calls vm/build. */
 export function copySources(): void {
-  mkdirSync(path.join(root, programs), { recursive: true })
+  for (const directory of [sources, path.join(root, programs)]) mkdirSync(directory, { recursive: true })
   for (const name of ['Cargo.toml', 'Cargo.lock', 'crates']) copyIfChanged(name)
   if (!existsSync(path.join(sources, 'vm'))) symlinkSync(path.join(root, 'vm'), path.join(sources, 'vm'))
 }

@@ -177,7 +177,13 @@ const undecoded = (name: string, text: string): Removal => ({
 const operationRemovals: Removal[] = [
   undecoded('READ', 'READ => Op::Read,'),
   undecoded('WRITE', 'WRITE => Op::Write,'),
-  undecoded('FLUSH', 'Ok(IoOp::Flush) => Op::Flush,'),
+  {
+    name: 'FLUSH',
+    what: 'answered without fdatasync',
+    file: 'crates/ublk/src/queue/submit.rs',
+    text: 'BackingIo::Sync => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),',
+    by: 'BackingIo::Sync => { let _ = file; opcode::Nop::new().build() }',
+  },
   undecoded('DISCARD', 'Ok(IoOp::Discard) => Op::Discard,'),
   {
     name: 'WRITE_SAME',
