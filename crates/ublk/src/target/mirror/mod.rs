@@ -2,7 +2,8 @@
 //!
 //! A write goes to every leg and is answered when all have done it; reads take turns. A leg that fails a write or a read is dropped, which is
 //! recorded on the others (record.rs) before that write, or a later one, is answered (shared.rs); a read is done again on another leg. The last
-//! leg in sync is never dropped: its errors are the device's. A thread of its own (keeper.rs) writes records and brings stale legs up to date.
+//! leg in sync is never dropped: its errors are the device's. When it fails a write, legs that are resyncing go instead, for they may hold it.
+//! A thread of its own (keeper.rs) writes records and brings stale legs up to date.
 
 mod keeper;
 mod open;
@@ -201,11 +202,12 @@ impl MirrorQueue {
     #[inline]
     fn written(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress {
         let slot = self.slots[usize::from(tag)];
+        if slot.failed != 0 {
+            self.shared.drop_after_write(slot.failed, &|| reason(slot.errno));
+        }
+        // Behind that: once the write has ended, the resync may copy over it, and let a leg in as one that holds it.
         if let Some(epoch) = slot.epoch {
             self.shared.end_write(epoch);
-        }
-        for leg in (0..self.legs as u16).filter(|leg| slot.failed >> leg & 1 == 1) {
-            self.shared.drop_leg(leg, &|| reason(slot.errno));
         }
         self.acknowledge(tag, request, io)
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 
+use super::record::MOST_LEGS;
 use crate::target::{LegState, LegStatus, Report};
 
 /// Bytes that the resync copies at a time. Writes to them wait.
@@ -34,6 +35,18 @@ impl Legs {
     /// Legs that a write goes to.
     pub(super) fn written(self) -> u8 {
         self.in_sync | self.resyncing
+    }
+    /// When these legs have failed; None: no leg in sync would be left.
+    fn without(self, failed: u8) -> Option<Legs> {
+        let in_sync = self.in_sync & !failed;
+        let changes = self.changes.wrapping_add(u32::from(in_sync != self.in_sync));
+        (in_sync != 0).then_some(Legs { in_sync, resyncing: self.resyncing & !failed, changes })
+    }
+    /// When these legs have failed a write that went to all. If no leg in sync took it, the first of them is what there is: a leg that is
+    /// resyncing may hold the write where the resync has been, and would be let in with it.
+    fn after_write(self, failed: u8) -> Option<Legs> {
+        let first = self.in_sync & self.in_sync.wrapping_neg();
+        self.without(failed).or_else(|| self.without(!first))
     }
 }
 
@@ -92,23 +105,26 @@ impl Shared {
     /// Takes a leg that has failed out of use. False: it is the last one in sync, and stays.
     pub(super) fn drop_leg(&self, leg: u16, why: &dyn Fn() -> String) -> bool {
         let bit = 1_u8 << leg;
-        let dropped = self.legs.fetch_update(SeqCst, SeqCst, |word| {
-            let mut legs = Legs::from_word(word);
-            if legs.in_sync & bit != 0 {
-                if legs.in_sync == bit {
-                    return None;
-                }
-                legs.in_sync &= !bit;
-                legs.changes = legs.changes.wrapping_add(1);
-            }
-            legs.resyncing &= !bit;
-            Some(legs.word())
-        });
-        let Ok(before) = dropped else { return false };
+        let change = |word| Legs::from_word(word).without(bit).map(Legs::word);
+        let Ok(before) = self.legs.fetch_update(SeqCst, SeqCst, change) else { return false };
         if Legs::from_word(before).written() & bit != 0 {
             self.tell_failed(leg, why());
         }
         true
+    }
+
+    /// Takes the legs that have failed a write out of use, in one step with those that may be ahead of the last leg in sync, which stays.
+    pub(super) fn drop_after_write(&self, failed: u8, why: &dyn Fn() -> String) {
+        let change = |word| Legs::from_word(word).after_write(failed).map(Legs::word);
+        let Ok(before) = self.legs.fetch_update(SeqCst, SeqCst, change) else { return };
+        let before = Legs::from_word(before);
+        let left = before.after_write(failed).unwrap_or(before);
+        let gone = before.written() & !left.written();
+        for leg in (0..MOST_LEGS as u16).filter(|leg| gone >> leg & 1 == 1) {
+            let has_failed = failed >> leg & 1 == 1;
+            let ahead = || format!("it may hold a write that the last leg in sync refused: {}", why());
+            self.tell_failed(leg, if has_failed { why() } else { ahead() });
+        }
     }
 
     fn tell_failed(&self, leg: u16, reason: String) {
@@ -272,6 +288,40 @@ mod tests {
         assert!(shared.is_recorded());
         assert!(shared.drop_leg(0, &|| "again".into()) && shared.is_recorded());
         assert!(matches!(&shared.status()[0].state, LegState::Failed { reason } if reason == "EIO"));
+    }
+
+    /// Else reads would find now one and now the other.
+    #[test]
+    fn legs_that_stay_after_a_write_have_all_taken_it_or_there_is_one() {
+        for case in 0..1_u16 << 9 {
+            let [in_sync, resyncing, failed] = [0, 3, 6].map(|shift| (case >> shift & 0b111) as u8);
+            if in_sync == 0 || in_sync & resyncing != 0 || failed & !(in_sync | resyncing) != 0 {
+                continue;
+            }
+            let shared = shared(in_sync, resyncing);
+            shared.drop_after_write(failed, &|| "EIO".into());
+            let legs = shared.legs();
+            let case = format!("{failed:03b} of {in_sync:03b} and {resyncing:03b} have failed: {legs:?}");
+            assert!(legs.in_sync != 0 && legs.in_sync & !in_sync == 0 && legs.resyncing & !resyncing == 0, "{case}");
+            assert!(legs.written() & failed == 0 || legs.written().count_ones() == 1, "{case}");
+            assert_eq!(shared.is_recorded(), legs.in_sync == in_sync, "{case}");
+            if failed & in_sync != in_sync {
+                assert_eq!(legs.written(), (in_sync | resyncing) & !failed, "{case}: a good leg was dropped");
+            }
+        }
+    }
+
+    #[test]
+    fn legs_that_go_with_a_write_are_told_each_with_its_own_reason() {
+        let shared = shared(0b001, 0b110);
+        shared.drop_after_write(0b011, &|| "EIO".into());
+        shared.admit_resynced();
+        assert_eq!(shared.legs(), Legs { in_sync: 0b001, resyncing: 0, changes: 0 });
+        let states: Vec<_> = shared.status().into_iter().map(|leg| leg.state).collect();
+        let ahead = "it may hold a write that the last leg in sync refused: EIO";
+        let failed = |reason: &str| LegState::Failed { reason: reason.into() };
+        assert_eq!(states, [LegState::InSync, failed("EIO"), failed(ahead)]);
+        assert_eq!(lock(&shared.reports).untold.len(), 2);
     }
 
     #[test]
