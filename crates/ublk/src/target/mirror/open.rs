@@ -91,12 +91,12 @@ impl Found {
         Ok(newest)
     }
 
-    /// Of the device: as recorded, as asked for, or as the first image has.
+    /// Of the mirror: as recorded, as asked for, or as the first image has. The device may have less of it, as one that was made smaller.
     fn size_bytes(&self, newest: Option<&Record>, options: &FileOptions) -> Result<u64, Error> {
         let first = &self.legs[0];
         if let Some(record) = newest {
             return match options.size_bytes {
-                Some(wanted) if wanted != record.size_bytes => {
+                Some(wanted) if wanted > record.size_bytes => {
                     Err(rule(&first.path, &format!("is of a mirror of {} bytes, not {wanted}", record.size_bytes)))
                 }
                 _ => Ok(record.size_bytes),
@@ -206,7 +206,7 @@ fn assemble(
         generation: newest.map_or(0, |record| record.generation),
         size_bytes,
     };
-    let geometry = geometry(&legs, size_bytes, options.read_only);
+    let geometry = geometry(&legs, options.size_bytes.unwrap_or(size_bytes), options.read_only);
     let names = legs.iter().map(|leg| leg.path.display().to_string()).collect();
     let errors = legs.iter().map(|leg| leg.backing.as_ref().err().map(problem_of));
     let resyncing = if options.read_only { 0 } else { present & !in_sync };
@@ -237,4 +237,37 @@ fn random() -> std::io::Result<[u8; 16]> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn asking(size_bytes: impl Into<Option<u64>>) -> FileOptions {
+        FileOptions { size_bytes: size_bytes.into(), block_bytes: Some(4096), ..FileOptions::default() }
+    }
+
+    /// As a device that was made smaller, or has whole blocks of what was asked for, is recovered.
+    #[test]
+    fn a_mirror_serves_as_little_as_is_asked_for_and_keeps_its_size() {
+        let directory = std::env::temp_dir().join(format!("ublk-mirror-smaller-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let paths = ["leg0.img", "leg1.img"].map(|name| directory.join(name));
+        let serves = |options: FileOptions| open(&paths, &options).map(|mirror| mirror.geometry().size_bytes);
+        let has = MIB + 512;
+        assert_eq!(serves(FileOptions { create: true, ..asking(has) }).unwrap(), MIB);
+        for (wanted, served) in [(Some(MIB), MIB), (Some(MIB / 2), MIB / 2), (Some(has), MIB), (None, MIB)] {
+            assert_eq!(serves(asking(wanted)).unwrap(), served, "{wanted:?}");
+        }
+
+        // A new leg is one of the whole mirror.
+        std::fs::remove_file(&paths[1]).unwrap();
+        assert_eq!(serves(FileOptions { create: true, ..asking(4096) }).unwrap(), 4096);
+        assert_eq!(std::fs::metadata(&paths[1]).unwrap().len(), Record::leg_bytes(has));
+        let refused = serves(asking(MIB + 4096)).unwrap_err().to_string();
+        assert!(refused.contains("is of a mirror of 1049088 bytes, not 1052672"), "{refused}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 }

@@ -36,7 +36,7 @@ pub(super) struct Record {
     pub(super) mirror: [u8; 16],
     /// Counts the changes of the record.
     pub(super) generation: u64,
-    /// Of the device.
+    /// Of the mirror; a device may have less of it.
     pub(super) size_bytes: u64,
 }
 
