@@ -29,14 +29,12 @@ fail_io) are shown, and removed with --all only: what waits for them fails then.
     const errors: unknown[] = []
     for (const finding of await findOrphans()) {
       const isWanted = !flags['dry-run'] && (flags.all || finding.kind !== 'recoverable')
-      const failed = isWanted
-        ? await removeOrphan(finding).then(
-            () => null,
-            (error: unknown) => error,
-          )
-        : null
-      if (failed !== null) errors.push(failed)
-      found.push({ ...finding, removed: isWanted && failed === null })
+      try {
+        found.push(isWanted ? await remove(finding) : { ...finding, removed: false })
+      } catch (error) {
+        errors.push(error)
+        found.push({ ...finding, removed: false })
+      }
     }
     const rows = found.map(({ id, kind, reason, removed }) => [String(id), kind, removed ? 'removed' : 'left', reason])
     this.log(rows.length === 0 ? 'nothing to clean up' : columns(['ID', 'KIND', '', 'WHY'], rows))
@@ -45,4 +43,9 @@ fail_io) are shown, and removed with --all only: what waits for them fails then.
     if (errors.length > 0) throw errors[0]
     return { found }
   }
+}
+
+async function remove(finding: Finding): Promise<Outcome> {
+  const removed = await removeOrphan(finding)
+  return { ...finding, reason: removed ? finding.reason : `${finding.reason}; no longer so`, removed }
 }

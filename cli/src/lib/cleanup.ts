@@ -32,9 +32,27 @@ export async function findOrphans(): Promise<Finding[]> {
   return found.sort((one, other) => one.id - other.id)
 }
 
-export async function removeOrphan({ id, kind }: Finding): Promise<void> {
+/**
+ * Removes what was found, if it is still that. Resolves with false when it is not, and nothing was touched: to remove what was found before
+ * takes its time, and a new device may have the number by now.
+ */
+export async function removeOrphan({ id, kind, reason }: Finding): Promise<boolean> {
+  const now = await examine(id)
+  if (now?.kind !== kind || now.reason !== reason) return false
   if (kind === 'stale') StateDirectory.forUser().remove(id)
   else await removeDevice(id, { wait: true })
+  return true
+}
+
+async function examine(id: number): Promise<Finding | null> {
+  const { deviceInfo } = await import('ublk')
+  const directory = StateDirectory.forUser()
+  const device = await deviceInfo(id).catch((error: { code?: string }) => {
+    if (error.code === 'ERR_UBLK_NO_DEVICE') return null
+    throw error
+  })
+  if (device !== null) return examineDevice(device, directory)
+  return directory.ids().includes(id) ? examineFiles(id, directory) : null
 }
 
 function examineDevice({ id, state, pid, charPath }: DeviceInfo, directory: StateDirectory): Finding | null {

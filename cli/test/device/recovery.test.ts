@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { Device, nullTarget } from '../../../src/index.ts'
 import { kernelFlags } from '../../../test/device/support.ts'
+import { findOrphans, removeOrphan } from '../../src/lib/cleanup.ts'
 import { errorOf, type Outcome, temporaryDirectory, ublk } from '../program.ts'
 import { add, assertNothingLeft, assertReport, del, isAlive, leftovers, list, MODULES, STATE, waitUntil } from './device.ts'
 
@@ -290,6 +291,36 @@ test.serial('cleanup: dead devices, records and sockets of servers that are gone
   t.is((await list(t)).find(({ id }) => id === 1)?.state, 'live')
   await young.close()
   await del(t, String(live.id))
+})
+
+test.serial('cleanup: a number that a new device has by now is left alone', async (t) => {
+  const dead = await add(t, 'mem', '-s', '16M', '-n', '2')
+  await killServer(t, dead, 'dead')
+  writeFileSync(join(STATE, '9.json'), readFileSync(join(STATE, '2.json')))
+  writeFileSync(join(STATE, '10.sock'), '')
+  const found = await findOrphans()
+  t.deepEqual(
+    found.map(({ id, kind }) => [id, kind]),
+    [
+      [2, 'orphan'],
+      [9, 'stale'],
+      [10, 'stale'],
+    ],
+  )
+  // While the first ones are removed, others use the numbers of the next; the last is gone without us.
+  await del(t, '2')
+  const [second, ninth] = [await add(t, 'null', '-n', '2'), await add(t, 'null', '-n', '9')]
+  rmSync(join(STATE, '10.sock'))
+  for (const finding of found) t.false(await removeOrphan(finding), `device ${finding.id}`)
+  for (const { id } of [second, ninth]) t.like(await json(t, 'stats', String(id)), { id })
+  t.deepEqual(
+    (await list(t)).map(({ id, state }) => [id, state]),
+    [
+      [2, 'live'],
+      [9, 'live'],
+    ],
+  )
+  await del(t, '2', '9')
 })
 
 test.serial('--cpus: each queue has one of them, also under the next server', async (t) => {
