@@ -4,7 +4,7 @@
  * without it when the device is quiesced.
  */
 
-import { EXIT, reportOf } from './lib/failure.ts'
+import { EXIT, interrupted, reportOf } from './lib/failure.ts'
 import type { FromServer, ToServer } from './lib/launch.ts'
 import { DeviceServer } from './lib/serve.ts'
 import { boundStop, STOP_GRACE_MS, stopSignals } from './lib/signals.ts'
@@ -35,7 +35,13 @@ async function serve(spec: ServeSpec, recovers: number | null, signal: AbortSign
         ? await DeviceServer.start(spec, { signal, onCreated: (id) => tell({ type: 'created', id }) })
         : await DeviceServer.recover(recovers, spec, { signal })
     process.title = `ublk: ${server.path} ${formatTarget(spec.target)}`
-    signal.addEventListener('abort', () => void server.close({ graceMs: STOP_GRACE_MS }).catch(() => undefined))
+    const close = (): Promise<void> => server.close({ graceMs: STOP_GRACE_MS }).catch(() => undefined)
+    if (signal.aborted) {
+      // It came after the last look at it, and a listener would not hear of it any more.
+      await close()
+      throw interrupted(signal)
+    }
+    signal.addEventListener('abort', close)
     tell({ type: 'live', device: await server.describe() })
     const error = await server.ended
     process.exitCode = error === null ? EXIT.done : reportOf(error).exitCode

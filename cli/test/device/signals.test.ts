@@ -10,6 +10,7 @@ import {
   delay,
   isAlive,
   leftovers,
+  list,
   MODULES,
   REACHED,
   STOP_LIMIT_MS,
@@ -137,6 +138,27 @@ test.serial('kill -9 of the server while the launcher waits: an error, and nothi
   await waitUntil('the stage is reached', () => existsSync(join(directory.path, REACHED)))
   for (const pid of serverPids()) process.kill(pid, 'SIGKILL')
   assertReport(t, await running.outcome, 1, /SIGKILL/)
+  await assertNothingLeft(t)
+})
+
+/** Loaded first: the process gets SIGTERM when it makes its socket, and has it only when the signal has been heard. */
+const SIGNALLED = `
+  import { Server } from 'node:net'
+  const { listen } = Server.prototype
+  Server.prototype.listen = function (path, done) {
+    process.once('SIGTERM', () => setTimeout(done, 100))
+    return listen.call(this, path, () => process.kill(process.pid, 'SIGTERM'))
+  }
+`
+
+test.serial('SIGTERM while the server makes its socket ends add and recover, and takes the device away', async (t) => {
+  const env = { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(SIGNALLED)}` }
+  assertReport(t, await ublk(['add', 'mem', '-s', '16M'], { env }), 1, /stopped by SIGTERM/)
+  await assertNothingLeft(t)
+  const { id, server } = await add(t, 'mem', '-s', '16M', '--recovery', 'requeue')
+  process.kill(server.pid, 'SIGKILL')
+  await waitUntil('the device is quiesced', async () => (await list(t))[0]?.state === 'quiesced')
+  assertReport(t, await ublk(['recover', String(id)], { env }), 1, /stopped by SIGTERM/)
   await assertNothingLeft(t)
 })
 
