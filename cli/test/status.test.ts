@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { statSync, writeFileSync } from 'node:fs'
+import { request } from 'node:http'
 import { connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
@@ -79,6 +80,25 @@ test('info, stats and stop answer JSON', async (t) => {
   t.is(stops, 0)
   t.deepEqual(await askServer(socket, 'POST', '/stop'), { stopped: true })
   t.is(stops, 1)
+})
+
+test('quiesce has the time that its caller gives it; what is no time is refused with 400', async (t) => {
+  const given: (number | undefined)[] = []
+  const socket = await serverFor(t, {
+    quiesce: async (timeoutMs) => {
+      given.push(timeoutMs)
+    },
+  })
+  t.deepEqual(await askServer(socket, 'POST', '/quiesce?timeoutMs=120000'), { quiesced: true })
+  t.deepEqual(await askServer(socket, 'POST', '/quiesce'), { quiesced: true })
+  for (const bad of ['', '0', '-1', '1.5', '1e3', 'soon', '86400001'])
+    await t.throwsAsync(askServer(socket, 'POST', `/quiesce?timeoutMs=${bad}`), {
+      message: /^timeoutMs must be a whole number from 1 to 86400000, got /,
+    })
+  const call = request({ socketPath: socket, method: 'POST', path: '/quiesce?timeoutMs=soon' }).end()
+  const [response] = await once(call, 'response')
+  t.is(response.resume().statusCode, 400)
+  t.deepEqual(given, [120_000, undefined])
 })
 
 test('an error of the server reaches the caller with its code and hint', async (t) => {

@@ -1,8 +1,9 @@
 import * as Args from '@oclif/core/args'
 import * as Flags from '@oclif/core/flags'
 import { BaseCommand, parseId } from '../lib/base-command.ts'
+import { usage } from '../lib/failure.ts'
 import { quiesce } from '../lib/hand-over.ts'
-import { parseDurationMs } from '../lib/units.ts'
+import { LONGEST_TIMEOUT_MS, parseDurationMs } from '../lib/units.ts'
 
 export default class Quiesce extends BaseCommand {
   static override summary = 'Have the server of a device let go of it, for another one: before an upgrade.'
@@ -31,7 +32,9 @@ With --recovery fail-io new requests fail instead of waiting.`
   async run(): Promise<{ id: number; state: string }> {
     const { args, flags } = await this.parse(Quiesce)
     const id = parseId(args.id)
-    await quiesce(id, parseDurationMs(flags.timeout, '--timeout'))
+    const limitMs = parseDurationMs(flags.timeout, '--timeout')
+    if (limitMs > LONGEST_TIMEOUT_MS) throw usage(`--timeout ${flags.timeout} is longer than a day`)
+    await quiesce(id, limitMs)
     const { deviceInfo } = await import('ublk')
     const { state } = await deviceInfo(id)
     return { id, state }

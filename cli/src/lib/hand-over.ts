@@ -3,15 +3,18 @@
 import type { ChildProcess } from 'node:child_process'
 import type { SharedMemoryInfo } from 'ublk'
 import type { DescribedDevice } from './describe.ts'
-import { EXIT, Failure, noSuchDevice } from './failure.ts'
+import { EXIT, Failure, noSuchDevice, reportOf } from './failure.ts'
 import { launch } from './launch.ts'
 import { holderOf, lockPath } from './lock.ts'
 import { waitForEnd } from './process.ts'
 import { askServer } from './server-client.ts'
-import { StateDirectory } from './state.ts'
+import { type ServerState, StateDirectory } from './state.ts'
 import type { Keeper } from './target.ts'
 
 const SERVER_END_LIMIT_MS = 5_000
+
+/** The server knows better why it takes longer than it was given: its answer is waited for. */
+const ANSWER_SLACK_MS = 5_000
 
 /** The driver waits for open requests, and the library for the driver 30 s. */
 const SHARING_LIMIT_MS = 40_000
@@ -46,12 +49,22 @@ export async function recover(id: number, signal: AbortSignal, start?: () => Chi
 export async function quiesce(id: number, limitMs: number): Promise<void> {
   const directory = StateDirectory.forUser()
   const served = directory.readServed(id)
-  if (served !== null && (await askServer(directory.socketPath(id), 'POST', '/quiesce', limitMs)) !== null) {
+  if (served !== null && (await askToQuiesce(directory.socketPath(id), limitMs, served))) {
     await waitForEnd(served, SERVER_END_LIMIT_MS)
     return
   }
   const { quiesceDevice } = await import('ublk')
   await quiesceDevice(id, { timeoutMs: limitMs })
+}
+
+/** False when nobody listens. */
+async function askToQuiesce(socketPath: string, limitMs: number, { id, pid }: ServerState): Promise<boolean> {
+  try {
+    return (await askServer(socketPath, 'POST', `/quiesce?timeoutMs=${limitMs}`, limitMs + ANSWER_SLACK_MS)) !== null
+  } catch (error) {
+    if (reportOf(error).code !== 'ERR_UBLK_TIMEOUT') throw error
+    throw notQuiesced(id, pid, limitMs, error)
+  }
 }
 
 export async function resize(id: number, size: string): Promise<void> {
@@ -85,6 +98,20 @@ export async function askSharing(id: number, method: 'GET' | 'POST', question: s
     deviceId: id,
     exitCode: EXIT.failed,
   })
+}
+
+/** Neither a plain kill nor `ublk del`: both would cost the device. */
+function notQuiesced(id: number, pid: number, limitMs: number, cause: unknown): Failure {
+  return new Failure(
+    {
+      code: 'ERR_UBLK_TIMEOUT',
+      message: `device ${id} is not quiesced after ${limitMs} ms: process ${pid}, which serves it, has not answered all of its requests`,
+      hint: `New requests wait. Ask again; or \`kill -9 ${pid}\`, then \`ublk recover ${id}\`: what waits goes on with the next server.`,
+      deviceId: id,
+      exitCode: EXIT.timedOut,
+    },
+    cause,
+  )
 }
 
 function keptUp(id: number, pid: number, { file, name }: Keeper): Failure {

@@ -154,11 +154,14 @@ export class DeviceServer {
     return this.#closing
   }
 
-  /** Lets go of the device and keeps its record: another server can recover it. */
-  async quiesce(): Promise<void> {
+  /**
+   * Lets go of the device and keeps its record: another server can recover it.
+   * @param timeoutMs until it rejects; default the library's
+   */
+  async quiesce(timeoutMs?: number): Promise<void> {
     this.#isLeaving = true
     try {
-      await this.#device.quiesce()
+      await this.#device.quiesce(timeoutMs === undefined ? {} : { timeoutMs })
     } catch (error) {
       this.#isLeaving = false
       throw error
@@ -200,7 +203,7 @@ export class DeviceServer {
         return prometheusText({ ...measured, warnings: this.#warned })
       },
       stop: () => this.close(),
-      quiesce: () => this.quiesce(),
+      quiesce: (timeoutMs) => this.quiesce(timeoutMs),
       resize: (size) => this.resize(size),
       sharedMemory: async () => ({ id: this.id, sharedMemory: await this.#device.sharedMemory() }),
       share: (path, readOnly) => this.#record(this.#device.shareMemory({ path, readOnly })),

@@ -71,7 +71,7 @@ function noAnswer(socketPath: string, limitMs: number): Failure {
   return new Failure({
     code: 'ERR_UBLK_TIMEOUT',
     message: `the server at ${socketPath} did not answer within ${limitMs} ms`,
-    hint: 'Its process may be stopped or very busy: end it with kill -9, then run `ublk del`.',
+    hint: 'Its process may be stopped or very busy: ask again. Or `kill -9` it, then `ublk recover` a device with recovery, `ublk del` another one.',
     exitCode: EXIT.timedOut,
   })
 }

@@ -3,7 +3,8 @@
  *
  *   GET /info      the device, as `info --json`        GET /stats     counters and latencies
  *   GET /metrics   the same for Prometheus             POST /stop     stops and removes the device; answers when it is gone
- *   POST /resize?size=BYTES   changes its size         POST /quiesce  lets go of the device, for another server; so answers then
+ *   POST /resize?size=BYTES   changes its size
+ *   POST /quiesce[?timeoutMs=N]   lets go of the device, for another server; answers then, or with an error after N ms
  *   GET /shmem     the memory that its users share     POST /share?path=FILE[&readOnly]   POST /unshare?path=FILE   the same, changed
  *
  * Whoever can open the socket may do all of this: it is 0600, in a directory that is 0700.
@@ -13,9 +14,10 @@
 
 import type { Server as HttpServer, IncomingMessage, ServerResponse } from 'node:http'
 import { createServer, type Socket } from 'node:net'
-import { reportOf } from './failure.ts'
+import { type ErrorReport, reportOf, usage } from './failure.ts'
 import { http } from './http.ts'
 import { METRICS_CONTENT_TYPE } from './metrics.ts'
+import { LONGEST_TIMEOUT_MS } from './units.ts'
 
 /** What the routes answer with. */
 export interface StatusSource {
@@ -23,7 +25,7 @@ export interface StatusSource {
   stats(): Promise<object>
   metrics(): Promise<string>
   stop(): Promise<void>
-  quiesce(): Promise<void>
+  quiesce(timeoutMs?: number): Promise<void>
   resize(size: string): Promise<void>
   sharedMemory(): Promise<object>
   share(path: string, readOnly: boolean): Promise<void>
@@ -91,9 +93,12 @@ async function answer(request: IncomingMessage, response: ServerResponse, source
     case 'POST /stop':
       await source.stop()
       return sendJson(response, 200, { stopped: true })
-    case 'POST /quiesce':
-      await source.quiesce()
+    case 'POST /quiesce': {
+      const timeoutMs = searchParams.get('timeoutMs')
+      if (timeoutMs !== null && !isTimeout(timeoutMs)) return sendJson(response, 400, { error: badTimeout(timeoutMs) })
+      await source.quiesce(timeoutMs === null ? undefined : Number(timeoutMs))
       return sendJson(response, 200, { quiesced: true })
+    }
     case 'POST /resize':
       await source.resize(word('size'))
       return sendJson(response, 200, await source.info())
@@ -108,6 +113,14 @@ async function answer(request: IncomingMessage, response: ServerResponse, source
     default:
       return sendJson(response, 404, { error: { code: 'ERR_UBLK_USAGE', message: `there is no ${request.method} ${request.url} here` } })
   }
+}
+
+function isTimeout(text: string): boolean {
+  return /^[1-9]\d*$/.test(text) && Number(text) <= LONGEST_TIMEOUT_MS
+}
+
+function badTimeout(text: string): ErrorReport {
+  return usage(`timeoutMs must be a whole number from 1 to ${LONGEST_TIMEOUT_MS}, got ${text}`).report
 }
 
 function sendJson(response: ServerResponse, status: number, value: object): void {

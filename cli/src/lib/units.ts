@@ -26,6 +26,9 @@ export function formatNanoseconds(ns: number): string {
 const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m)?$/
 const DURATION_MS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000 }
 
+/** A day. Timers of Node end at once beyond 24.8 of them. */
+export const LONGEST_TIMEOUT_MS = 24 * 60 * 60_000
+
 /** `500ms`, `20s`, `1m`; a bare number is seconds. */
 export function parseDurationMs(text: string, flag: string): number {
   const match = DURATION.exec(text)

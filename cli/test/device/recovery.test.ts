@@ -1,9 +1,10 @@
 /** Verbs for devices that outlive their servers: recover, quiesce, resize, cleanup; and affinity. */
 
-import { execFileSync } from 'node:child_process'
+import { execFile, execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import test, { type ExecutionContext } from 'ava'
 import { Device, nullTarget } from '../../../src/index.ts'
 import { kernelFlags } from '../../../test/device/support.ts'
@@ -218,6 +219,28 @@ test.serial('quiesce: the server lets go and ends, and the next one takes over',
   await del(t, String(plain.id))
   assertReport(t, await ublk(['quiesce', '55']), 3, /device 55 does not exist/)
   assertReport(t, await ublk(['quiesce', '55', '--timeout', 'soon']), 2, /--timeout soon is not a duration/)
+  assertReport(t, await ublk(['quiesce', '55', '--timeout', '1441m']), 2, /--timeout 1441m is longer than a day/)
+})
+
+test.serial('quiesce: --timeout is the limit of the server, too, and who lets it pass is named', async (t) => {
+  const way = ['-s', '16M', '--delay', '10s', '--recovery', 'reissue', '--no-part-scan']
+  // With one tag the driver waits for it to be idle; with many it waits for none, and the server is waited for.
+  const devices = [await add(t, 'fault', '--over', 'mem', ...way), await add(t, 'fault', '--over', 'mem', ...way, '-d', '1')]
+  for (const { id, path, server } of devices) {
+    const reading = promisify(execFile)('dd', [`if=${path}`, 'of=/dev/null', 'bs=4k', 'count=1', 'iflag=direct', 'status=none'])
+    await waitUntil('a request is open', async () => (await json(t, 'stats', String(id))).inFlight > 0)
+    const begin = performance.now()
+    const outcome = await ublk(['quiesce', String(id), '--timeout', '1s'])
+    const ms = performance.now() - begin
+    assertReport(t, outcome, 7, new RegExp(`device ${id} is not quiesced after 1000 ms: process ${server.pid}, which serves it, `))
+    t.regex(outcome.stderr, new RegExp(`Ask again; or \`kill -9 ${server.pid}\`, then \`ublk recover ${id}\``))
+    t.true(ms > 1_000 && ms < 9_000, `${ms} ms`)
+    await killServer(t, { id, server }, 'quiesced')
+    await json(t, 'recover', String(id))
+    await t.notThrowsAsync(reading)
+  }
+  t.is((await ublk(['quiesce', String(devices[0]?.id)])).status, 0)
+  await del(t, ...devices.map(({ id }) => String(id)))
 })
 
 const sizeSeen = (path: string): number => Number(execFileSync('blockdev', ['--getsize64', path], { encoding: 'utf8' }))

@@ -224,8 +224,16 @@ impl Error {
             Error::KernelStuck { .. } => {
                 "Look at `dmesg` for an oops of ublk_drv; some 6.17 and 6.18 kernels have this fault, and only a reboot mends it.".into()
             }
-            Error::ServerSilent { pid, .. } => {
-                format!("End that process (`kill {pid}`, or `kill -9 {pid}`): the kernel then fails what is open.")
+            // No plain `kill`: a server of ours removes its device then.
+            Error::ServerSilent { id, pid, op: CtrlOp::QuiesceDev, .. } => format!(
+                "New requests wait. Ask again; or `kill -9 {pid}`, then `ublk recover {id}`: what waits goes on with the next server."
+            ),
+            // A process that is killed while its own STOP_DEV waits may never end.
+            Error::ServerSilent { pid, .. } if *pid == std::process::id() => {
+                "Is a backend not answering? `ublk stats` shows requests in flight. The stop goes on: do not kill -9 this process.".into()
+            }
+            Error::ServerSilent { id, pid, .. } => {
+                format!("`kill -9 {pid}`: the kernel then fails what is open. `ublk del {id}` removes the device.")
             }
             Error::InvalidState { .. } => "Check `state` before the call.".into(),
             Error::Refused { hint, .. } | Error::NbdTls { hint, .. } => (*hint).into(),
@@ -373,5 +381,17 @@ mod tests {
         let stuck = Error::KernelStuck { id: 3, op: CtrlOp::DelDev, limit: Duration::from_secs(30) };
         assert_eq!((stuck.code(), stuck.syscall()), ("ERR_UBLK_KERNEL_STUCK", Some("DEL_DEV")));
         assert!(stuck.to_string().starts_with("device 3: DEL_DEV gave no answer within 30000 ms"));
+    }
+
+    #[test]
+    fn a_silent_server_is_killed_so_that_a_quiesced_device_is_kept() {
+        let limit = Duration::from_secs(1);
+        let hint = |op, pid| Error::ServerSilent { id: 3, pid, op, limit }.hint();
+        let other = std::process::id() + 1;
+        let quiesce = hint(CtrlOp::QuiesceDev, other);
+        assert!(quiesce.contains(&format!("`kill -9 {other}`, then `ublk recover 3`")), "{quiesce}");
+        let stop = hint(CtrlOp::StopDev, other);
+        assert!(stop.starts_with(&format!("`kill -9 {other}`:")) && stop.contains("`ublk del 3`"), "{stop}");
+        assert!(hint(CtrlOp::StopDev, std::process::id()).contains("do not kill -9"));
     }
 }

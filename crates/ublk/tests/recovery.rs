@@ -594,6 +594,8 @@ fn a_server_that_does_not_let_go_is_named() {
             "depth {depth}: {error}"
         );
         assert_eq!((error.code(), error.syscall()), ("ERR_UBLK_TIMEOUT", Some("QUIESCE_DEV")));
+        let kept = format!("`kill -9 {}`, then `ublk recover {id}`", std::process::id());
+        assert!(error.hint().contains(&kept), "{}", error.hint());
         may_answer.store(true, Ordering::Release);
         // Asked again, it has idle tags, and the queue thread ends.
         let quiesced = std::thread::spawn(move || Control::open().unwrap().quiesce(id, LIMIT));
