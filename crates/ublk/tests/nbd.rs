@@ -221,9 +221,15 @@ fn requests_fail_when_a_server_stays_away_and_not_when_it_is_back() {
     let begin = Instant::now();
     device.write_all_at(&page(2).0, 0).unwrap_err();
     assert!(begin.elapsed() < patience, "patience was at its end already");
-    let _server = Server::start(&socket, &arguments);
+    let server = Server::start(&socket, &arguments);
     wait_until("writes succeed again", || device.write_all_at(&page(3).0, 0).is_ok());
     assert!(live.read(0).0 == [3; 4096]);
+    drop(server);
+    let _smaller = Server::start(&socket, &["memory", "512K"]);
+    device.write_all_at(&page(4).0, 0).unwrap_err();
+    let told: Vec<_> = live.warnings().into_iter().filter(|text| text.contains("after 0.5 s")).collect();
+    let why = ["(Connection refused)", "(the export has another size, or can do less)"];
+    assert!(told.len() == 2 && why.iter().zip(&told).all(|(why, text)| text.contains(why)), "{told:?}");
     drop(live);
     std::fs::remove_file(&image).unwrap();
 }

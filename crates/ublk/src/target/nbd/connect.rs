@@ -7,7 +7,7 @@ use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::protocol::{Export, choose, greet, start_tls};
 use super::socket::Socket;
 use super::tls::{first_answer, handshake};
 use super::tunnel::Tunnel;
-use super::{Failure, NbdAddress, NbdOptions};
+use super::{Failure, NbdAddress, NbdOptions, lock};
 
 /// For connecting, and for each step of the negotiation.
 const STEP_LIMIT: Duration = Duration::from_secs(5);
@@ -97,6 +97,8 @@ struct Slot {
     is_ready: AtomicBool,
     is_unwanted: AtomicBool,
     connection: Mutex<Option<Connection>>,
+    /// Why the last attempt made none.
+    failure: Mutex<Option<String>>,
 }
 
 impl Reconnection {
@@ -107,14 +109,17 @@ impl Reconnection {
         thread::Builder::new().name("ublk-nbd".into()).spawn(move || {
             let mut pause = FIRST_PAUSE;
             while !of_thread.is_unwanted.load(SeqCst) {
-                match connect(&options) {
+                let failure = match connect(&options) {
                     Ok(connection) if is_as_good(&connection.export, &export) => {
-                        *of_thread.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+                        *lock(&of_thread.connection) = Some(connection);
                         of_thread.is_ready.store(true, SeqCst);
                         return;
                     }
-                    _ => thread::sleep(pause),
-                }
+                    Ok(_) => "the export has another size, or can do less".into(),
+                    Err(failure) => failure.to_string(),
+                };
+                *lock(&of_thread.failure) = Some(failure);
+                thread::sleep(pause);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         })?;
@@ -126,7 +131,12 @@ impl Reconnection {
         if !self.slot.is_ready.load(SeqCst) {
             return None;
         }
-        self.slot.connection.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.slot.connection).take()
+    }
+
+    /// Why the last attempt has failed, once one has.
+    pub(super) fn failure(&self) -> Option<String> {
+        lock(&self.slot.failure).clone()
     }
 }
 

@@ -449,14 +449,19 @@ impl NbdQueue {
         self.fail_late(current, io);
         self.look();
         let patience = self.shared.options.patience;
-        match &mut self.link {
-            Link::Down { since, is_given_up, .. } if since.elapsed() >= patience => *is_given_up = true,
+        let failure = match &mut self.link {
+            Link::Down { since, is_given_up, reconnection } if since.elapsed() >= patience => {
+                *is_given_up = true;
+                reconnection.as_ref().and_then(Reconnection::failure)
+            }
             _ => return,
-        }
+        };
         let server = &self.shared.options.address;
         let seconds = patience.as_secs_f64();
-        self.shared
-            .tell(format!("there is no new connection to {server} after {seconds} s; until there is, requests fail"));
+        let why = failure.map(|failure| format!(" ({failure})")).unwrap_or_default();
+        self.shared.tell(format!(
+            "there is no new connection to {server} after {seconds} s{why}; until there is, requests fail"
+        ));
         while let Some(&tag) = self.waiting.last() {
             self.answer(tag, -libc::EIO, current, io);
         }
