@@ -147,6 +147,7 @@ test('the unit starts this program, leaves its servers alone, and is one that sy
   t.true(unit.includes('\nExecStart="/opt/100%%/node" "/opt/ublk/run.js" serve --config /etc/ublk/%i.json\n'))
   for (const line of ['Type=notify', 'KillMode=process', 'Restart=on-failure', 'ExecReload=/bin/kill -HUP $MAINPID'])
     t.true(unit.includes(`\n${line}\n`))
+  t.notRegex(unit, /^(ProtectClock|DeviceAllow|DevicePolicy|PrivateDevices)=/m, 'one of these forbids /dev/ublk-control')
   if (!existsSync('/usr/bin/systemd-analyze')) return t.log('no systemd-analyze here: see cli/test/device/serve.test.ts')
   const directory = temporaryDirectory({ 'ublk@.service': unitText([process.execPath, '/opt/ublk/run.js']) })
   t.teardown(directory.remove)
