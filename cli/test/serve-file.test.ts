@@ -1,7 +1,7 @@
 /** FILE of `ublk serve` and what needs no device: its errors, pauses, differences, the unit. */
 
 import { execFile } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import test from 'ava'
@@ -153,6 +153,14 @@ test('the unit starts this program, leaves its servers alone, and is one that sy
   t.teardown(directory.remove)
   const { stderr } = await promisify(execFile)('systemd-analyze', ['verify', join(directory.path, 'ublk@.service')])
   t.notRegex(stderr, /ublk@/)
+})
+
+test.serial('--help of serve lists every event of --json', async (t) => {
+  const { stdout } = await ublk(['serve', '--help'])
+  const told = /each event is one line: ([^.]*)\./.exec(stdout.replace(/\s+/g, ' '))?.[1]?.split(', ')
+  const source = readFileSync(join(import.meta.dirname, '../src/lib/serve-events.ts'), 'utf8')
+  const events = [...source.matchAll(/^ {4}case '(.*)':$/gm)].map(([, event]) => event)
+  t.deepEqual(told?.sort(), events.sort())
 })
 
 test.serial('--print-unit prints it with the paths of this program', async (t) => {

@@ -28,7 +28,7 @@ SIGHUP has it read FILE again. What is no more in it is removed, and what is oth
 a larger --size is taken at once. SIGTERM and SIGINT end it, and the devices stay up: the next run adopts them. \`ublk quiesce ID\` gives a device a new \
 server, \`ublk del\` is undone: take the device out of FILE.
 
-With --json each event is one line: started, adopted, recovered, gone, failed, backoff, in-use, removed, resized, ready, reloaded, reload-failed, stopping.`
+With --json each event is one line: started, adopted, recovered, gone, failed, backoff, warning, in-use, removed, resized, ready, reloaded, reload-failed, stopping.`
 
   static override usage = 'serve --config FILE [FLAGS] | --print-unit'
   static override examples = [

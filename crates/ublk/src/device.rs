@@ -732,7 +732,7 @@ impl Device {
         self.char_device = None;
     }
 
-    /// Ends a recovery that has failed, when its queues are gone: the device waits for the next one. Before Linux 6.16 it is stopped
+    /// Ends a recovery that has failed, when its queues are gone: the device waits for the next one. Before Linux 7.0 it is stopped
     /// instead if it was opened, because the driver would crash on the next.
     pub fn give_up_recovery(&mut self) {
         self.close_char();
