@@ -400,6 +400,28 @@ test.serial('a device in use grows and shrinks', (t) =>
   }),
 )
 
+test.serial('a mirror is recovered that was made smaller, or with a size not in whole blocks of its legs', (t) =>
+  withDirectory(async (directory) => {
+    if (!canQuiesce) return assertNoQuiesce(t)
+    const recovered = async (paths: string[], size: number, smaller: number | null): Promise<number> => {
+      const device = await createDevice({ backend: mirror({ paths, create: true }), size, recovery: 'reissue' })
+      if (smaller !== null) await device.resize(smaller)
+      await until(() => device.stats().legs.every((leg) => leg.state === 'in-sync'))
+      await device.quiesce()
+      await device.close()
+      const next = await recoverDevice(device.id, { backend: mirror({ paths }) })
+      const seen = await sizeSeen(next)
+      await next.close()
+      return seen
+    }
+    const image = (name: string): string => path.join(directory, name)
+    t.is(await recovered([image('a'), image('b')], 8 * MIB, 4 * MIB), 4 * MIB)
+    await withDevice({ backend: memory({ size: 16 * MIB }), blockSize: 4096 }, async (leg) => {
+      t.is(await recovered([leg.path, image('c')], 4 * MIB + 512, null), 4 * MIB)
+    })
+  }),
+)
+
 test.afterEach.always('what a failed test leaves', async () => {
   for (const { id } of await listDevices()) await deleteDevice(id)
 })

@@ -128,13 +128,15 @@ impl DeviceSpec {
         let logical = geometry.as_ref().map_or(512, |geometry| geometry.logical_block_bytes);
         let logical_block_bytes = self.logical_block_bytes.unwrap_or(logical);
         let physical = geometry.as_ref().map_or(0, |geometry| geometry.physical_block_bytes);
-        let size_bytes = geometry.as_ref().map_or(0, |geometry| geometry.size_bytes);
+        let has_bytes = geometry.as_ref().map_or(0, |geometry| geometry.size_bytes);
+        let size_bytes = self.size_bytes.map_or(has_bytes, |size| size as u64);
         ublk::DeviceSpec {
             id: self.id,
             queues: self.queues as u16,
             depth: self.depth as u16,
             max_io_bytes: self.max_io_bytes,
-            size_bytes: self.size_bytes.map_or(size_bytes, |size| size as u64),
+            // The target alone knew its blocks when the size was checked, and it has whole ones.
+            size_bytes: size_bytes - size_bytes % u64::from(logical_block_bytes),
             logical_block_bytes,
             physical_block_bytes: self.physical_block_bytes.unwrap_or(0).max(physical).max(logical_block_bytes),
             read_only: self.read_only || geometry.is_some_and(|geometry| geometry.read_only),
