@@ -40,7 +40,7 @@ impl NativeError {
     pub(crate) fn queues_remain(device_id: u32, waited_ms: u128) -> NativeError {
         let message =
             format!("device {device_id}: a queue did not end within {waited_ms} ms of STOP_DEV or QUIESCE_DEV");
-        let hint = "Is a worker blocked in a synchronous handler? Terminate it, then call again.";
+        let hint = "A request is open: of a worker that is blocked in a synchronous handler (terminate it), or of a slow target. Then call again.";
         NativeError::own("ERR_UBLK_TIMEOUT", device_id, message, hint)
     }
 
