@@ -95,10 +95,15 @@ function withFile(t: ExecutionContext, devices: Device[]) {
 
 const image = (name: string, ...more: string[]): Device => ({ name, add: ['file', `${name}.img`, '--create', '-s', '32M', ...more] })
 
-/** Requests that the device has completed. */
-function completed(id: number): number {
+/** Reads and writes that the device has completed. */
+function counts(id: number): { reads: number; writes: number } {
   const fields = readFileSync(`/sys/block/ublkb${id}/stat`, 'utf8').trim().split(/\s+/).map(Number)
-  return (fields[0] ?? 0) + (fields[4] ?? 0)
+  return { reads: fields[0] ?? 0, writes: fields[4] ?? 0 }
+}
+
+function completed(id: number): number {
+  const { reads, writes } = counts(id)
+  return reads + writes
 }
 
 /** A load that compares: `stop` ends it, and fails if a byte was wrong or a request failed. */
@@ -119,8 +124,8 @@ async function verifyingLoad(t: ExecutionContext, id: number): Promise<Load> {
   )
   t.teardown(() => fio.kill('SIGKILL'))
   const ended = Promise.all([once(fio, 'exit'), text(fio.stdout)])
-  const before = completed(id)
-  await waitUntil('the load runs', () => completed(id) > before + 50)
+  const before = counts(id).reads
+  await waitUntil('the load compares', () => counts(id).reads > before + 50)
   const stop = async (): Promise<void> => {
     if (!fio.kill('SIGINT')) throw new Error('fio has ended by itself')
     const [[status], output] = await ended
@@ -307,12 +312,12 @@ test.serial('SIGHUP: adds, removes, grows, and makes anew what nobody uses; a wr
 
   write([
     { name: 'disk', add: ['file', 'disk.img', '--create', '-s', '64M'] },
-    { name: 'more', add: ['null', '-q', '2'] },
+    { name: 'more', add: ['null', '-d', '32'] },
   ])
   running.program.kill('SIGHUP')
   t.is((await running.next('removed', 'more')).id, added.id)
   const anew = await running.next('started', 'more')
-  t.is((await list(t)).find(({ id }) => id === anew.id)?.queues, 2)
+  t.is((await list(t)).find(({ id }) => id === anew.id)?.depth, 32)
   t.true(isAlive(disk.pid), 'what has not changed has the server that it had')
 
   // What is taken out while nobody reads the file is removed by the next run.
