@@ -138,7 +138,7 @@ impl Batches {
         };
         let depth = usize::from(device.depth());
         let room = Room {
-            fetch: fetch_bytes(depth).next_multiple_of(PAGE_BYTES),
+            fetch: fetch_bytes(depth),
             commit: (depth * usize::from(flags.elem_bytes())).next_multiple_of(PAGE_BYTES),
         };
         let count = slots.len() / depth;
@@ -375,9 +375,9 @@ impl Fetch {
     }
 }
 
-/// Room for some rounds of all tags: a buffer is handed back only when it is full.
+/// Room for some rounds of all tags, in whole pages: a buffer is handed back only when it is full, and that takes a command.
 fn fetch_bytes(depth: usize) -> usize {
-    4 * depth * usize::from(BATCH_FETCH_ELEM_BYTES)
+    (4 * depth * usize::from(BATCH_FETCH_ELEM_BYTES)).next_multiple_of(PAGE_BYTES)
 }
 
 /// Makes a command multishot, with its buffers from a group: the library has no word for that.
