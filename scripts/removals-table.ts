@@ -32,6 +32,7 @@ const CONTROL = 'crates/ublk/src/control/mod.rs'
 const HAND_OVER = 'crates/ublk/src/control/recovery.rs'
 const SHARING = 'crates/ublk/src/control/shared_memory.rs'
 const MEMORY = 'crates/ublk/src/device/request_memory.rs'
+const QUEUE = 'crates/ublk/src/queue/mod.rs'
 const SUBMIT = 'crates/ublk/src/queue/submit.rs'
 const BATCH = 'crates/ublk/src/queue/batch.rs'
 const REQUEST = 'crates/ublk/src/queue/request.rs'
@@ -145,9 +146,9 @@ const commandRemovals: Removal[] = [
 ]
 
 const ioRemovals: Removal[] = [
-  unsent('FETCH_REQ', SUBMIT, 'self.push_command(IoCmdOp::FetchReq, tag, -1, buffer)', 'Ok(())'),
-  unsent('COMMIT_AND_FETCH_REQ', SUBMIT, 'self.push_command(IoCmdOp::CommitAndFetchReq, tag, result, buffer)', 'Ok(())'),
-  unsent('NEED_GET_DATA', SUBMIT, 'self.push_command(IoCmdOp::NeedGetData, tag, 0, place)', 'Ok(())'),
+  unsent('FETCH_REQ', SUBMIT, 'self.push_command(IoCmdOp::FetchReq, tag, name, -1, buffer)', 'Ok(())'),
+  unsent('COMMIT_AND_FETCH_REQ', QUEUE, 'self.push_command(IoCmdOp::CommitAndFetchReq, tag, name, result, buffer)', 'Ok(())'),
+  unsent('NEED_GET_DATA', SUBMIT, 'self.push_command(IoCmdOp::NeedGetData, tag, name, 0, place)', 'Ok(())'),
   unsent('REGISTER_IO_BUF', SUBMIT, 'self.push_registration(IoCmdOp::RegisterIoBuf, tag)', 'Ok(())'),
   unsent('UNREGISTER_IO_BUF', SUBMIT, 'self.push_registration(IoCmdOp::UnregisterIoBuf, tag)', 'Ok(())'),
   {

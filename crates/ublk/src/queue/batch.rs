@@ -52,28 +52,36 @@ pub(super) enum Arrival {
 
 /// The hardware queues of one thread.
 pub(super) struct Batches {
-    memory: Mapping,
     areas: Vec<Area>,
     flags: BatchFlags,
     fallback: ZeroCopyFallback,
     depth: u16,
     /// Bytes of an element.
-    element_bytes: usize,
+    element_bytes: u64,
     /// What is handed out.
-    current: Arrived,
-    /// What comes after it, from `next_arrived` on.
-    arrived: Vec<Arrived>,
-    next_arrived: usize,
+    arrived: Arrived,
     /// The driver took a fetch of some area back.
     is_ending: bool,
+    /// Where the addresses of all areas lead.
+    _memory: Mapping,
 }
 
-/// Tags that arrived and were not handed out: their place in the memory, and its end.
-#[derive(Clone, Copy, Default)]
+/// Tags that arrived and were not handed out.
+#[derive(Default)]
 struct Arrived {
-    area: usize,
-    at: usize,
-    end: usize,
+    /// Addresses of the next one and of their end, in the memory.
+    next: u64,
+    end: u64,
+    area: u16,
+    /// As the area's.
+    first_tag: u16,
+}
+
+impl Arrived {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.next == self.end
+    }
 }
 
 struct Area {
@@ -90,19 +98,20 @@ struct Area {
 }
 
 struct Fetch {
-    /// Group of provided buffers, and page of its ring.
+    /// Group of provided buffers, and address of its ring, a page.
     group: u16,
-    ring: usize,
-    /// Place of the buffer, and how much of it was filled.
-    buffer: usize,
-    filled: usize,
+    ring: u64,
+    /// Address of the buffer, and how much of it was filled.
+    buffer: u64,
+    filled: u32,
     is_armed: bool,
     /// Buffers put into the ring so far.
     tail: u16,
 }
 
 struct Commit {
-    buffer: usize,
+    /// Address of the buffer, which has room for an element of each tag.
+    buffer: u64,
     elements: u16,
     /// Elements that the driver has not taken yet, of a command under way.
     under_way: u16,
@@ -145,25 +154,21 @@ impl Batches {
         let memory = Mapping::new(count * room.of_area())
             .map_err(|_| Error::NoMemory { what: "the buffers of batches".into(), id: Some(device.id()) })?;
         let areas: Vec<Area> =
-            (0..count).map(|index| Area::new(index, slots[index * depth].queue, depth, room)).collect();
+            (0..count).map(|index| Area::new(index, slots[index * depth].queue, depth, room, &memory)).collect();
         for fetch in areas.iter().flat_map(|area| &area.fetches) {
-            let ring = memory.address(fetch.ring, PAGE_BYTES);
             // SAFETY: the memory is dropped after the ring is closed, with the queue that both belong to.
-            unsafe { external.register_buffer_ring(ring, fetch.group) }
+            unsafe { external.register_buffer_ring(fetch.ring, fetch.group) }
                 .map_err(|error| Error::from_ring(error, Some(device.id())))?;
         }
-        let arrived = Vec::with_capacity(slots.len() + 16); // a completion brings a tag at least
         Ok(Batches {
-            memory,
             areas,
             flags,
             fallback: device.options().fallback,
             depth: device.depth(),
-            element_bytes: usize::from(flags.elem_bytes()),
-            current: Arrived::default(),
-            arrived,
-            next_arrived: 0,
+            element_bytes: u64::from(flags.elem_bytes()),
+            arrived: Arrived::default(),
             is_ending: false,
+            _memory: memory,
         })
     }
 
@@ -172,12 +177,12 @@ impl Batches {
     pub(super) fn add(&mut self, area: u16, element: Element) {
         let area = &mut self.areas[usize::from(area)];
         let commit = &mut area.commits[area.filling];
-        let bytes = self.element_bytes;
-        let place = self.memory.address(commit.buffer + usize::from(commit.elements) * bytes, bytes);
+        assert!(commit.elements < self.depth, "more answers than tags");
+        let place = commit.buffer + u64::from(commit.elements) * self.element_bytes;
         let buf_index = self.fallback.buffer_index(element.buffer_index);
         let header = ElemHeader { tag: element.tag, buf_index, result: element.result };
-        // SAFETY: `address` checked the range, of which the header takes 8 bytes and the address the next 8; the driver reads it only
-        // while a command for it is under way, and then another one is filled.
+        // SAFETY: the buffer has `depth` elements, and this is one of them: the header takes its 8 bytes, and the address the next 8. The
+        // driver reads it only while a command for it is under way, and then another one is filled.
         unsafe {
             (place as *mut ElemHeader).write(header);
             if let Some(offset) = self.flags.buf_addr_offset_bytes() {
@@ -192,9 +197,7 @@ impl Batches {
         for (index, area) in self.areas.iter_mut().enumerate() {
             if let Some(number) = area.next_commit() {
                 let commit = &mut area.commits[number];
-                let bytes = self.element_bytes;
-                let place = commit.buffer + usize::from(commit.taken) * bytes;
-                let address = self.memory.address(place, usize::from(commit.under_way) * bytes);
+                let address = commit.buffer + u64::from(commit.taken) * self.element_bytes;
                 let op = if area.is_prepared { IoCmdOp::CommitIoCmds } else { IoCmdOp::PrepIoCmds };
                 let argument = BatchIo::of_elements(area.queue, self.flags, commit.under_way);
                 commit.prepares = !std::mem::replace(&mut area.is_prepared, true);
@@ -207,7 +210,7 @@ impl Batches {
                 continue;
             }
             if let Some((number, fetch)) = area.fetches.iter_mut().enumerate().find(|(_, fetch)| !fetch.is_armed) {
-                fetch.provide(&self.memory, fetch_bytes(usize::from(self.depth)));
+                fetch.provide(fetch_bytes(usize::from(self.depth)));
                 let entry = select_multishot(command(IoCmdOp::FetchIoCmds, BatchIo::fetch(area.queue), 0), fetch.group);
                 let label = Label::batch_fetch((index * FETCHES + number) as u16);
                 return Some(Command { entry, label, can_wait: false });
@@ -224,7 +227,7 @@ impl Batches {
         match result {
             0 if commit.prepares => commit.taken += sent,
             // The bytes of what was taken; the rest goes once more.
-            1.. => commit.taken += (result as usize / self.element_bytes) as u16,
+            1.. => commit.taken += (result as u64 / self.element_bytes) as u16,
             0 => return Some(-libc::EIO),
             errno => return Some(errno),
         }
@@ -242,13 +245,16 @@ impl Batches {
         fetch.is_armed = goes_on;
         match result {
             0.. => {
-                let at = fetch.buffer + fetch.filled;
-                fetch.filled += result as usize;
-                if self.next_arrived == self.arrived.len() {
-                    self.arrived.clear();
-                    self.next_arrived = 0;
-                }
-                self.arrived.push(Arrived { area: index, at, end: fetch.buffer + fetch.filled });
+                let tags = result as u32 / u32::from(BATCH_FETCH_ELEM_BYTES);
+                let next = fetch.buffer + u64::from(fetch.filled);
+                fetch.filled += tags * u32::from(BATCH_FETCH_ELEM_BYTES);
+                let end = fetch.buffer + u64::from(fetch.filled);
+                assert!(
+                    fetch.filled as usize <= fetch_bytes(usize::from(self.depth)),
+                    "the driver filled more than a buffer"
+                );
+                assert!(self.arrived.is_empty(), "tags come while others were not handed out");
+                self.arrived = Arrived { next, end, area: index as u16, first_tag: area.first_tag };
                 Arrival::Tags
             }
             RES_ABORT | NO_BUFFER => {
@@ -264,18 +270,15 @@ impl Batches {
     /// The next tag that arrived, by the number that it has in this thread.
     #[inline(always)]
     pub(super) fn next_tag(&mut self) -> Option<u16> {
-        while self.current.at == self.current.end {
-            self.current = *self.arrived.get(self.next_arrived)?;
-            self.next_arrived += 1;
+        if self.arrived.is_empty() {
+            return None;
         }
-        let bytes = usize::from(BATCH_FETCH_ELEM_BYTES);
-        let place = self.memory.address(self.current.at, bytes) as *const u16;
-        // SAFETY: `address` checked the range; the driver wrote it before the completion that told of it, and again only when the
-        // buffer is provided anew. Tags are two bytes each in a buffer that begins with a page.
-        let tag = unsafe { place.read_volatile() };
-        self.current.at += bytes;
+        // SAFETY: `fetched` saw that all up to the end lies in a fetch's buffer; the driver wrote it before the completion that told of it, and
+        // again only when the buffer is provided anew. Tags are two bytes each in a buffer that begins with a page.
+        let tag = unsafe { (self.arrived.next as *const u16).read_volatile() };
+        self.arrived.next += u64::from(BATCH_FETCH_ELEM_BYTES);
         assert!(tag < self.depth, "the driver brought tag {tag} of {}", self.depth);
-        Some(self.areas[self.current.area].first_tag + tag)
+        Some(self.arrived.first_tag + tag)
     }
 
     /// Answers that the driver has not taken.
@@ -286,30 +289,27 @@ impl Batches {
     /// True when no request comes to the area any more, and none waits to be handed out.
     #[inline]
     pub(super) fn has_ended(&self, area: u16) -> bool {
-        let area = usize::from(area);
-        let waits = |arrived: &Arrived| arrived.area == area && arrived.at < arrived.end;
         self.is_ending
-            && self.areas[area].has_ended()
-            && !waits(&self.current)
-            && !self.arrived[self.next_arrived..].iter().any(waits)
+            && self.areas[usize::from(area)].has_ended()
+            && (self.arrived.is_empty() || self.arrived.area != area)
     }
 }
 
 impl Area {
-    fn new(index: usize, queue: u16, depth: usize, room: Room) -> Area {
+    fn new(index: usize, queue: u16, depth: usize, room: Room, memory: &Mapping) -> Area {
         let rings = index * room.of_area();
         let fetches = rings + FETCHES * PAGE_BYTES;
         let commits = fetches + FETCHES * room.fetch;
         let fetch = |number: usize| Fetch {
             group: (index * FETCHES + number) as u16,
-            ring: rings + number * PAGE_BYTES,
-            buffer: fetches + number * room.fetch,
+            ring: memory.address(rings + number * PAGE_BYTES, PAGE_BYTES),
+            buffer: memory.address(fetches + number * room.fetch, room.fetch),
             filled: 0,
             is_armed: false,
             tail: 0,
         };
         let commit = |number: usize| Commit {
-            buffer: commits + number * room.commit,
+            buffer: memory.address(commits + number * room.commit, room.commit),
             elements: 0,
             under_way: 0,
             taken: 0,
@@ -358,15 +358,15 @@ impl Commit {
 
 impl Fetch {
     /// Puts the whole buffer into the group's ring: entry 0 of 1, whose tail is the half word at byte 14.
-    fn provide(&mut self, memory: &Mapping, bytes: usize) {
-        let ring = memory.address(self.ring, PAGE_BYTES);
+    fn provide(&mut self, bytes: usize) {
+        let ring = self.ring;
         self.tail = self.tail.wrapping_add(1);
         self.filled = 0;
         self.is_armed = true;
-        // SAFETY: `address` checked both ranges. `struct io_uring_buf` is the address (8 bytes), the length (4) and the number (2); the
+        // SAFETY: the ring is a page, the buffer has so many bytes (`Area::new` checked both). `struct io_uring_buf` is the address (8 bytes), the length (4) and the number (2); the
         // kernel reads them after it has seen the new tail, which is published with Release and written by nobody else.
         unsafe {
-            (ring as *mut u64).write_volatile(memory.address(self.buffer, bytes));
+            (ring as *mut u64).write_volatile(self.buffer);
             ((ring + 8) as *mut u32).write_volatile(bytes as u32);
             ((ring + 12) as *mut u16).write_volatile(0);
             let tail = std::sync::atomic::AtomicU16::from_ptr((ring + 14) as *mut u16);

@@ -11,9 +11,11 @@
 #[allow(unsafe_code)]
 mod batch;
 mod descriptors;
+pub(crate) mod io;
 mod last_ring;
 pub(crate) mod native;
 mod request;
+pub(crate) mod serving;
 mod stats;
 #[allow(unsafe_code)]
 mod submit;
@@ -28,12 +30,12 @@ use io_uring::types::Timespec;
 use ublk_executor::executor::RemoteHandle;
 use ublk_executor::external::External;
 use ublk_executor::{Completion, LocalExecutor, Wait, clock};
-use ublk_uapi::{IoFlags, RES_ABORT, RES_NEED_GET_DATA, RES_OK};
+use ublk_uapi::{IoCmdOp, IoFlags, RES_ABORT, RES_NEED_GET_DATA, RES_OK};
 
 use crate::control::Opcodes;
 use crate::device::CharDevice;
 use crate::{BufferMode, Error};
-use batch::{Arrival, Batches};
+use batch::{Arrival, Batches, Element};
 use descriptors::Descriptors;
 pub use request::{Op, Request};
 pub use stats::{OpStats, QueueStats, Stats};
@@ -96,13 +98,19 @@ pub struct Slot {
     pub tag: u16,
 }
 
+/// How commands name a tag.
 #[derive(Clone, Copy)]
-struct TagState {
+struct TagName {
     slot: Slot,
-    /// What its commands say about the fixed buffer that the driver makes of a request's pages; 0 where it makes none.
-    auto_buffer: u64,
     /// Index of the slot's hardware queue in `descriptors`.
     area: u16,
+    /// What its commands say about the fixed buffer that the driver makes of a request's pages; 0 where it makes none.
+    auto_buffer: u64,
+}
+
+#[derive(Clone, Copy)]
+struct TagState {
+    name: TagName,
     owner: Owner,
     /// Get-data mode: the address was given, the data is on its way.
     fetching_data: bool,
@@ -308,23 +316,18 @@ impl Queue {
             self.commit_ticks = clock::ticks();
         }
         self.stats.record(state.request.op, result, self.commit_ticks.wrapping_sub(state.started_ticks));
+        let name = state.name;
         if std::mem::take(&mut state.is_registered) {
             self.push_unregister(tag)?;
         }
-        if self.batches.is_some() {
-            self.commit_in_batch(tag, result, buffer);
-            return Ok(());
+        let Some(batches) = &mut self.batches else {
+            return self.push_command(IoCmdOp::CommitAndFetchReq, tag, name, result, buffer);
+        };
+        batches.add(name.area, Element { tag: name.slot.tag, buffer_index: tag, result, address: buffer.get() });
+        if batches.has_ended(name.area) {
+            self.area_ended(name.area); // no request comes to this tag any more
         }
-        self.push_commit(tag, result, buffer)
-    }
-
-    #[inline(always)] // as `commit`
-    fn commit_in_batch(&mut self, tag: u16, result: i32, buffer: BufferAddress) {
-        self.add_to_batch(tag, result, buffer);
-        let area = self.tags[usize::from(tag)].area;
-        if self.batches.as_ref().is_some_and(|batches| batches.has_ended(area)) {
-            self.area_ended(area); // no request comes to this tag any more
-        }
+        Ok(())
     }
 
     /// Answers a zone append: with the sector that its data went to, in place of an address.
@@ -437,8 +440,8 @@ impl Queue {
             if label.is_tag_command() {
                 return Some(self.command_completed(label.tag(), completion.result));
             }
-            if let Some(refused) = self.batch_completed(label, completion) {
-                return Some(refused);
+            if let Some(errno) = self.batch_completed(label, completion) {
+                return Some(Event::Refused(0, errno));
             }
             // Or the registration of pages failed: so does what was to use them.
         }
@@ -473,13 +476,12 @@ impl Queue {
         self.backing == 0
     }
 
-    /// A batch command has ended, or brought tags, which `next_tag` hands out.
+    /// A batch command has ended, or brought tags, which `next_tag` hands out. -errno if it was refused.
     #[cold]
-    fn batch_completed(&mut self, label: Label, completion: Completion) -> Option<Event> {
+    fn batch_completed(&mut self, label: Label, completion: Completion) -> Option<i32> {
         let batches = self.batches.as_mut()?;
         if label.is_batch_commit() {
-            let refused = batches.committed(label.tag(), completion.result)?;
-            return Some(Event::Refused(0, refused));
+            return batches.committed(label.tag(), completion.result);
         }
         if !label.is_batch_fetch() {
             return None;
@@ -490,13 +492,13 @@ impl Queue {
                 self.area_ended(area);
                 None
             }
-            Arrival::Refused(errno) => Some(Event::Refused(0, errno)),
+            Arrival::Refused(errno) => Some(errno),
         }
     }
 
     /// Batch mode: the driver is done with a hardware queue, and with its tags.
     fn area_ended(&mut self, area: u16) {
-        for state in self.tags.iter_mut().filter(|state| state.area == area && state.owner == Owner::Driver) {
+        for state in self.tags.iter_mut().filter(|state| state.name.area == area && state.owner == Owner::Driver) {
             state.owner = Owner::Nobody;
             self.with_driver -= 1;
         }
@@ -513,7 +515,7 @@ impl Queue {
                     state.started_ticks = self.batch_ticks;
                 }
                 state.owner = Owner::Server;
-                state.request = self.descriptors[usize::from(state.area)].read(state.slot.tag);
+                state.request = self.descriptors[usize::from(state.name.area)].read(state.name.slot.tag);
                 self.with_server += 1;
                 if result == RES_OK { Event::Request(tag) } else { Event::NeedData(tag) }
             }
@@ -540,10 +542,13 @@ fn map_slots(device: &CharDevice, slots: &[Slot]) -> Result<(Vec<Descriptors>, V
         BufferMode::AutoZeroCopy => auto_buffer(device.options().fallback, tag as u16),
         _ => 0,
     };
-    let tags = slots.iter().enumerate().map(|(tag, &slot)| TagState {
+    let name = |tag, slot: Slot| TagName {
         slot,
-        auto_buffer: auto_buffer(tag),
         area: queues.partition_point(|&queue| queue < slot.queue) as u16,
+        auto_buffer: auto_buffer(tag),
+    };
+    let tags = slots.iter().enumerate().map(|(tag, &slot)| TagState {
+        name: name(tag, slot),
         owner: Owner::Nobody,
         fetching_data: false,
         is_registered: false,

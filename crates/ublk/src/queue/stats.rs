@@ -185,12 +185,9 @@ fn counted_index(op: Op) -> Option<usize> {
 
 #[inline]
 fn bucket(ticks: u64) -> usize {
-    if ticks < SUB_BUCKETS {
-        return ticks as usize;
-    }
-    let exponent = 63 - ticks.leading_zeros();
-    let sub_bucket = (ticks >> (exponent - SUB_BUCKET_BITS)) & (SUB_BUCKETS - 1);
-    (((exponent - SUB_BUCKET_BITS + 1) << SUB_BUCKET_BITS) as usize) + sub_bucket as usize
+    // Sixteen values from 16 on, of the width that it takes; below 16 it is the value itself.
+    let shift = (ticks | SUB_BUCKETS).ilog2() - SUB_BUCKET_BITS;
+    ((shift << SUB_BUCKET_BITS) as usize) + (ticks >> shift) as usize
 }
 
 fn bucket_middle(index: usize) -> f64 {

@@ -9,7 +9,7 @@ use ublk_executor::external::External;
 use ublk_uapi::{AutoBufReg, AutoBufRegFlags, IoBufPosition, IoCmd, IoCmdOp};
 
 use super::batch::{Command, Element};
-use super::{Queue, Slot, TagState};
+use super::{Queue, Slot, TagName};
 use crate::Error;
 use crate::device::ZeroCopyFallback;
 
@@ -224,37 +224,31 @@ pub enum SocketIo {
 
 impl Queue {
     pub(super) fn push_fetch(&mut self, tag: u16, buffer: BufferAddress) -> Result<(), Error> {
-        if self.batches.is_some() {
-            self.add_to_batch(tag, -1, buffer);
+        let name = self.tags[usize::from(tag)].name;
+        if let Some(batches) = &mut self.batches {
+            batches.add(name.area, Element { tag: name.slot.tag, buffer_index: tag, result: -1, address: buffer.0 });
             return Ok(());
         }
-        self.push_command(IoCmdOp::FetchReq, tag, -1, buffer)
-    }
-
-    #[inline]
-    pub(super) fn push_commit(&mut self, tag: u16, result: i32, buffer: BufferAddress) -> Result<(), Error> {
-        self.push_command(IoCmdOp::CommitAndFetchReq, tag, result, buffer)
+        self.push_command(IoCmdOp::FetchReq, tag, name, -1, buffer)
     }
 
     #[inline]
     pub(super) fn push_need_data(&mut self, tag: u16, place: BufferAddress) -> Result<(), Error> {
-        self.push_command(IoCmdOp::NeedGetData, tag, 0, place)
+        let name = self.tags[usize::from(tag)].name;
+        self.push_command(IoCmdOp::NeedGetData, tag, name, 0, place)
     }
 
     #[inline(always)]
-    fn push_command(&mut self, op: IoCmdOp, tag: u16, result: i32, buffer: BufferAddress) -> Result<(), Error> {
-        let TagState { slot, auto_buffer, .. } = self.tags[usize::from(tag)];
-        let entry = self.command(op, slot, result, buffer.0, auto_buffer);
+    pub(super) fn push_command(
+        &mut self,
+        op: IoCmdOp,
+        tag: u16,
+        name: TagName,
+        result: i32,
+        buffer: BufferAddress,
+    ) -> Result<(), Error> {
+        let entry = self.command(op, name.slot, result, buffer.0, name.auto_buffer);
         self.push(entry, Label::command(tag))
-    }
-
-    /// Batch mode: what the next turn tells the driver of a tag.
-    #[inline(always)] // as `commit`
-    pub(super) fn add_to_batch(&mut self, tag: u16, result: i32, buffer: BufferAddress) {
-        if let Some(batches) = &mut self.batches {
-            let TagState { area, slot, .. } = self.tags[usize::from(tag)];
-            batches.add(area, Element { tag: slot.tag, buffer_index: tag, result, address: buffer.0 });
-        }
     }
 
     /// Batch mode: sends what was gathered. True if the end of an answer is not to end the next wait.
@@ -305,7 +299,7 @@ impl Queue {
 
     #[inline]
     fn push_registration(&mut self, op: IoCmdOp, tag: u16) -> Result<(), Error> {
-        let slot = self.tags[usize::from(tag)].slot;
+        let slot = self.tags[usize::from(tag)].name.slot;
         let entry = self.command(op, slot, 0, u64::from(tag), 0);
         // SAFETY: the command points to no memory.
         let pushed = unsafe { self.external.push_silent(entry, Label::registration(tag).0) };
@@ -341,7 +335,7 @@ impl Queue {
         length: usize,
         to_request: bool,
     ) -> Result<(), i32> {
-        let Slot { queue, tag } = self.tags[usize::from(tag)].slot;
+        let Slot { queue, tag } = self.tags[usize::from(tag)].name.slot;
         let position = IoBufPosition { queue_id: queue, tag, offset_bytes: 0, integrity };
         let offset = position.pack().map_err(|_| libc::EINVAL)? as libc::off_t;
         let fd = self.device.as_fd().as_raw_fd();

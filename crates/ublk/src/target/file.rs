@@ -82,7 +82,7 @@ impl FileQueue {
 }
 
 impl QueueTarget for FileQueue {
-    #[inline]
+    #[inline(always)] // in `drain`
     fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress {
         let transfer = &mut self.transfers[usize::from(tag)];
         if transfer.start(request, Span::whole(request, 0), 0, &self.zeroes, io) {

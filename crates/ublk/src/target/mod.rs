@@ -18,7 +18,8 @@ mod zoned;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-pub use crate::queue::native::Io;
+pub use crate::queue::io::Io;
+use crate::queue::serving::Drain;
 pub use crate::queue::{BackingIo, BufferAddress, Op, Request, SocketIo};
 use crate::{BufferMode, CharDevice, Error};
 
@@ -209,7 +210,7 @@ pub trait Target: Send + Sync {
 }
 
 /// Answers one thread's requests, on it.
-pub trait QueueTarget {
+pub trait QueueTarget: Drain {
     /// False: it never looks at the data of requests. In the zero-copy modes their pages are not made a fixed buffer then.
     fn uses_data(&self) -> bool {
         true

@@ -75,10 +75,26 @@ impl Transfer {
     pub(super) const IDLE: Transfer = Transfer { step: Step::Data, done: 0 };
 
     /// Starts the request's operation on a span; its ends come to `resume` with `part`. False: there is no such operation on files.
-    #[inline]
+    #[inline(always)] // of data, as the rest of a request's way
     pub(super) fn start(&mut self, request: &Request, span: Span, part: u16, zeroes: &Zeroes, io: &mut Io<'_>) -> bool {
+        if !matches!(request.op, Op::Read | Op::Write) {
+            return self.start_without_data(request, span, part, zeroes, io);
+        }
+        *self = Transfer::IDLE;
+        self.operate(request, span, part, zeroes, io);
+        true
+    }
+
+    #[inline(never)]
+    fn start_without_data(
+        &mut self,
+        request: &Request,
+        span: Span,
+        part: u16,
+        zeroes: &Zeroes,
+        io: &mut Io<'_>,
+    ) -> bool {
         let step = match request.op {
-            Op::Read | Op::Write => Step::Data,
             Op::Flush => Step::Sync,
             Op::Discard => Step::Punch,
             Op::WriteZeroes if request.flags.contains(IoFlags::NOUNMAP) => Step::ZeroRange,
@@ -86,7 +102,7 @@ impl Transfer {
             _ => return false,
         };
         *self = Transfer { step, done: 0 };
-        self.operate(request, span, part, zeroes, io);
+        self.next(request, span, part, zeroes, io);
         true
     }
 
@@ -124,7 +140,7 @@ impl Transfer {
         None
     }
 
-    /// The same where it is not the first one, which is rare.
+    /// The same where it is not the first one of data, which is rare.
     #[inline(never)]
     fn next(&self, request: &Request, span: Span, part: u16, zeroes: &Zeroes, io: &mut Io<'_>) {
         self.operate(request, span, part, zeroes, io);
