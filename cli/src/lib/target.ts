@@ -110,9 +110,9 @@ function nativeTarget(ublk: Library, target: Exclude<TargetSpec, { type: 'module
   }
 }
 
-/** What serves an existing device as `spec` says: nothing is made anew that may hold its data. */
+/** What serves an existing device as `spec` says. */
 export async function recoverOptions({ target, device }: ServeSpec): Promise<RecoverOptions> {
-  const { backend } = await deviceOptions({ target: existing(target), device: {} })
+  const { backend } = await deviceOptions({ target, device: {} })
   return { backend, ...given(device, ['cpus', 'requestTimeoutMs', 'threads', 'perIo', 'fixedFiles', 'preempt', 'zeroCopyFallback']) }
 }
 
@@ -121,11 +121,6 @@ function given<T, Name extends keyof T>(fields: T, names: Name[]): Partial<Pick<
   return Object.fromEntries(names.filter((name) => fields[name] !== undefined).map((name) => [name, fields[name]])) as Partial<
     Pick<T, Name>
   >
-}
-
-function existing(target: TargetSpec): TargetSpec {
-  if (target.type === 'fault') return { ...target, over: existing(target.over) }
-  return 'create' in target ? { ...target, create: false } : target
 }
 
 /** Names of the library's options and the flags that set them: errors speak of what was typed. */
