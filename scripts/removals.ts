@@ -13,6 +13,7 @@ import path from 'node:path'
 import { exit, stdout } from 'node:process'
 import { parseArgs } from 'node:util'
 import { boot } from '../test/matrix/machine.ts'
+import { printHelp } from './help.ts'
 import { build, copySources, DIRECTORY, programOf, type TestProgram } from './removals-build.ts'
 import { failureIn } from './removals-failure.ts'
 import type { GuestJob, GuestResult } from './removals-guest.ts'
@@ -39,8 +40,13 @@ interface Job {
 }
 
 const { values } = parseArgs({
-  options: { only: { type: 'string', multiple: true, default: [] }, 'write-docs': { type: 'boolean', default: false } },
+  options: {
+    only: { type: 'string', multiple: true, default: [] },
+    'write-docs': { type: 'boolean', default: false },
+    help: { type: 'boolean', short: 'h', default: false },
+  },
 })
+if (values.help) printHelp(import.meta.filename)
 const rows = Object.entries(removals).flatMap(([table, rows]) => rows.map((row) => ({ table, row })))
 const chosen = rows.filter(({ row: { name } }) => values.only.length === 0 || values.only.includes(name))
 if (chosen.length === 0) throw new Error(`no row is called ${values.only.join(' or ')}`)

@@ -7,6 +7,7 @@
 import { execFileSync } from 'node:child_process'
 import { exit, stdout } from 'node:process'
 import { parseArgs } from 'node:util'
+import { printHelp } from '../../scripts/help.ts'
 import { boot, ROOT } from '../matrix/machine.ts'
 import { allCells, type CellResult, cellName, someCells } from './table.ts'
 
@@ -17,8 +18,10 @@ const { values } = parseArgs({
     kernel: { type: 'string', multiple: true, default: ['6.12', '6.18', '7.2'] },
     some: { type: 'boolean', default: false },
     only: { type: 'string', default: '' },
+    help: { type: 'boolean', short: 'h', default: false },
   },
 })
+if (values.help) printHelp(import.meta.filename)
 const expected = (values.some ? someCells() : allCells()).filter((cell) => cellName(cell).includes(values.only)).length
 let [passed, failed, skipped] = [0, 0, 0]
 

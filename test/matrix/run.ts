@@ -9,6 +9,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { exit, stdout } from 'node:process'
 import { parseArgs } from 'node:util'
+import { printHelp } from '../../scripts/help.ts'
 import { documentOf, totals } from './document.ts'
 import { boot, ROOT } from './machine.ts'
 import { allGroups, type CellResult, groupName, operationsOf, TARGETS } from './table.ts'
@@ -24,8 +25,10 @@ const { values } = parseArgs({
     pairs: { type: 'boolean', default: false },
     history: { type: 'string', default: '25000' },
     'write-docs': { type: 'boolean', default: false },
+    help: { type: 'boolean', short: 'h', default: false },
   },
 })
+if (values.help) printHelp(import.meta.filename)
 
 /** Runs cells in one machine. Those of which it says nothing have failed. */
 async function runCells(kernel: string, target: string | undefined, expected: number): Promise<CellResult[]> {
