@@ -4,13 +4,26 @@
 //! to it may exist except for the moment of a copy. Concurrent access to the same bytes is a race between requests,
 //! which the block layer leaves to the device's users, as on a disk.
 
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
-/// Page size assumed for alignment; larger pages only mean coarser discards.
+/// The smallest pages that there are, which lengths are rounded to.
 pub const PAGE_BYTES: usize = 4096;
+
+/// Bytes of this machine's pages: [`PAGE_BYTES`], or 16 or 64 KiB with some kernels for arm64.
+pub fn page_bytes() -> usize {
+    rustix::param::page_size().max(PAGE_BYTES)
+}
+
+/// The whole pages in a range of addresses. Of others `madvise` takes the rest of the last page, too, where somebody else's bytes may be.
+pub fn whole_pages(range: Range<u64>, page_bytes: usize) -> Option<Range<u64>> {
+    let page_bytes = page_bytes as u64;
+    let pages = range.start.checked_next_multiple_of(page_bytes)?..range.end - range.end % page_bytes;
+    (!pages.is_empty()).then_some(pages)
+}
 
 /// Mapped pages: private and zero-filled, taking memory only where they were written, or those of a file.
 #[derive(Debug)]
@@ -92,17 +105,10 @@ impl Mapping {
     /// # Panics
     /// When the range is outside.
     pub fn zero(&self, offset: usize, length: usize) {
-        let begin = self.address(offset, length);
-        let end = begin + length as u64;
-        let first_page = begin.next_multiple_of(PAGE_BYTES as u64);
-        let last_page = end - end % PAGE_BYTES as u64;
-        if first_page >= last_page {
-            self.overwrite_with_zeroes(offset, length);
-            return;
-        }
-        self.overwrite_with_zeroes(offset, (first_page - begin) as usize);
-        self.overwrite_with_zeroes(offset + (last_page - begin) as usize, (end - last_page) as usize);
-        self.give_back(offset + (first_page - begin) as usize, (last_page - first_page) as usize);
+        let Some(pages) = self.pages_within(offset, length) else { return self.overwrite_with_zeroes(offset, length) };
+        self.overwrite_with_zeroes(offset, pages.start - offset);
+        self.overwrite_with_zeroes(pages.end, offset + length - pages.end);
+        self.give_back(pages);
     }
 
     /// Gives the whole pages inside a range back to the system (they read as zeroes afterwards); partial pages keep their bytes.
@@ -110,13 +116,17 @@ impl Mapping {
     /// # Panics
     /// When the range is outside.
     pub fn discard(&self, offset: usize, length: usize) {
-        let begin = self.address(offset, length);
-        let end = begin + length as u64;
-        let first_page = begin.next_multiple_of(PAGE_BYTES as u64);
-        let last_page = end - end % PAGE_BYTES as u64;
-        if first_page < last_page {
-            self.give_back(offset + (first_page - begin) as usize, (last_page - first_page) as usize);
+        if let Some(pages) = self.pages_within(offset, length) {
+            self.give_back(pages);
         }
+    }
+
+    /// Offsets of the whole pages in a range.
+    fn pages_within(&self, offset: usize, length: usize) -> Option<Range<usize>> {
+        let begin = self.address(offset, length);
+        let pages = whole_pages(begin..begin + length as u64, page_bytes())?;
+        let to_offset = |address: u64| offset + (address - begin) as usize;
+        Some(to_offset(pages.start)..to_offset(pages.end))
     }
 
     /// Copies `length` bytes from another mapping, which may be this one.
@@ -172,12 +182,13 @@ impl Mapping {
         unsafe { std::ptr::write_bytes(start, 0, length) };
     }
 
-    fn give_back(&self, offset: usize, length: usize) {
-        let start = self.address(offset, length);
-        // SAFETY: whole pages of our own private anonymous mapping: afterwards they read as zeroes, which is what both callers want.
-        let given = unsafe { madvise(start as *mut _, length, Advice::LinuxDontNeed) };
+    fn give_back(&self, pages: Range<usize>) {
+        let start = self.address(pages.start, pages.len());
+        // SAFETY: whole pages of our own mapping, which only raw copies look at. Those of an anonymous one read as zeroes afterwards, which is
+        // what both callers want; nobody clears a part of a file's.
+        let given = unsafe { madvise(start as *mut _, pages.len(), Advice::LinuxDontNeed) };
         if given.is_err() {
-            self.overwrite_with_zeroes(offset, length); // locked pages cannot be given back
+            self.overwrite_with_zeroes(pages.start, pages.len()); // locked pages cannot be given back
         }
     }
 }
@@ -215,6 +226,20 @@ mod tests {
             expected[offset..offset + length].fill(0);
             assert!(read(&mapping, 0, 4 * PAGE_BYTES) == expected, "zero({offset}, {length})");
         }
+    }
+
+    /// Some kernels for arm64 have them, and clearing a part of one clears it all.
+    #[test]
+    fn of_larger_pages_only_whole_ones_are_given_back() {
+        const LARGE: u64 = 16384;
+        let within = |range| whole_pages(range, LARGE as usize);
+        assert_eq!(within(LARGE..LARGE + 4096), None);
+        assert_eq!(within(0..LARGE + 4096), Some(0..LARGE));
+        assert_eq!(within(4096..3 * LARGE - 1), Some(LARGE..2 * LARGE));
+        assert_eq!(within(4096..LARGE + 4096), None);
+        assert_eq!(whole_pages(4096..12288, PAGE_BYTES), Some(4096..12288));
+        assert_eq!(within(u64::MAX - 10..u64::MAX), None);
+        assert!(page_bytes().is_power_of_two() && page_bytes().is_multiple_of(PAGE_BYTES));
     }
 
     #[test]

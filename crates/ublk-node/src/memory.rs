@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI32, Ordering, fence};
 
 use napi::bindgen_prelude::Uint8Array;
 use ublk::target::BufferAddress;
+use ublk_executor::memory::{page_bytes, whole_pages};
 
 use crate::layout;
 
@@ -104,10 +105,12 @@ impl QueueMemory {
 
     /// Tells the kernel how the slots are used; a wish that it may refuse.
     fn advise(&self, advice: libc::c_int) {
-        let start: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(self.slab);
+        let slots = self.slab as u64..(self.slab + self.slots as usize * self.slot_bytes) as u64;
+        let Some(pages) = whole_pages(slots, page_bytes()) else { return };
+        let start: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(pages.start as usize);
         // SAFETY: whole pages inside the slab, which the owner's reference keeps mapped (module header). NOHUGEPAGE changes no content; after
         // DONTNEED anonymous memory reads as zeroes, and views of shared memory expect any change.
-        unsafe { libc::madvise(start, self.slots as usize * self.slot_bytes, advice) };
+        unsafe { libc::madvise(start, (pages.end - pages.start) as usize, advice) };
     }
 
     #[inline]

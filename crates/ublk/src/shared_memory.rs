@@ -48,7 +48,7 @@ impl SharedMemory {
         let mut file =
             File::options().read(true).write(!read_only).open(path).map_err(|source| failed("open", source))?;
         let length = file.seek(SeekFrom::End(0)).map_err(|source| failed("lseek", source))?;
-        if length == 0 || length % ublk_executor::memory::PAGE_BYTES as u64 != 0 {
+        if length == 0 || length % ublk_executor::memory::page_bytes() as u64 != 0 {
             let problem = format!("has {length} bytes; memory to share is whole pages: give it a size with truncate");
             return Err(Error::File { path: path.display().to_string(), problem, syscall: None, errno: None });
         }
