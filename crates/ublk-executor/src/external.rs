@@ -5,7 +5,8 @@
 //! client's task when there is a batch, and does nothing else: what an operation points to, and how it ends, is the client's. So unlike
 //! with operations of tasks, the executor's end does not wait for them: they end with the ring, or with the driver.
 //!
-//! `user_data`: 32 bits of the client's in the upper half; below them the client's number, where no other operation has one.
+//! `user_data`: 32 bits of the client's in the upper half; below them the client's number, where no other operation has one, from one place on
+//! for operations that are counted, and from another on for those whose success is not told.
 
 use std::cell::Cell;
 use std::fmt;
@@ -22,17 +23,31 @@ use crate::executor::Core;
 use crate::reactor::Reactor;
 use crate::ring::{Completion, RingError, duplicate};
 
-/// Lower half of the first client's numbers; [`u32::MAX`] is not one of them.
-const FIRST_CLIENT: u32 = u32::MAX - MOST_CLIENTS as u32;
+/// Lower half of the first client's numbers for operations without a word of success; [`u32::MAX`] is no client's.
+const FIRST_SILENT: u32 = u32::MAX - MOST_CLIENTS as u32;
+
+/// Lower half of the first client's numbers for all others.
+const FIRST_CLIENT: u32 = FIRST_SILENT - MOST_CLIENTS as u32;
 
 /// Clients of one executor at a time.
 const MOST_CLIENTS: usize = 255;
 
+/// Whom a completion is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Recipient {
+    client: usize,
+    /// It was counted when it was pushed.
+    is_counted: bool,
+}
+
 /// The client that a completion is for; none if it is for an operation of a task.
 #[inline]
-pub(crate) fn client_of(user_data: u64) -> Option<usize> {
-    let low = user_data as u32;
-    (low >= FIRST_CLIENT && low != u32::MAX).then(|| (low - FIRST_CLIENT) as usize)
+pub(crate) fn client_of(user_data: u64) -> Option<Recipient> {
+    match user_data as u32 {
+        ..FIRST_CLIENT | u32::MAX => None,
+        low @ FIRST_CLIENT..FIRST_SILENT => Some(Recipient { client: (low - FIRST_CLIENT) as usize, is_counted: true }),
+        low => Some(Recipient { client: (low - FIRST_SILENT) as usize, is_counted: false }),
+    }
 }
 
 /// The reactor's part: the batches of all clients.
@@ -71,12 +86,14 @@ impl Externals {
     /// the vectors. False, and nothing is done: it is another case.
     #[inline]
     pub(crate) fn take_whole(&mut self, batch: &mut Vec<Completion>, ended: usize, wakers: &mut Vec<Waker>) -> bool {
-        let Some(index) = batch.first().and_then(|completion| client_of(completion.user_data)) else { return false };
-        let Some(client) = self.clients.get_mut(index).filter(|client| client.is_there && client.batch.is_empty())
-        else {
+        let Some(recipient) = batch.first().and_then(|completion| client_of(completion.user_data)) else {
             return false;
         };
-        client.in_flight.set(client.in_flight.get().saturating_sub(ended));
+        let client = self.clients.get_mut(recipient.client);
+        let Some(client) = client.filter(|client| client.is_there && client.batch.is_empty()) else { return false };
+        if recipient.is_counted {
+            client.in_flight.set(client.in_flight.get().saturating_sub(ended));
+        }
         mem::swap(&mut client.batch, batch);
         if client.waker.is_some() {
             wakers.extend(client.waker.take());
@@ -85,9 +102,10 @@ impl Externals {
     }
 
     #[inline]
-    pub(crate) fn complete(&mut self, index: usize, completion: Completion, wakers: &mut Vec<Waker>) {
-        let Some(client) = self.clients.get_mut(index) else { return };
-        client.in_flight.set(client.in_flight.get().saturating_sub(usize::from(!completion.more())));
+    pub(crate) fn complete(&mut self, to: Recipient, completion: Completion, wakers: &mut Vec<Waker>) {
+        let Some(client) = self.clients.get_mut(to.client) else { return };
+        let has_ended = to.is_counted && !completion.more();
+        client.in_flight.set(client.in_flight.get().saturating_sub(usize::from(has_ended)));
         if client.is_there {
             client.batch.push(completion);
             wakers.extend(client.waker.take());
@@ -186,7 +204,7 @@ impl External {
     #[inline]
     pub unsafe fn push_silent(&self, entry: squeue::Entry, data: u32) -> Result<(), RingError> {
         let mut entry = entry.flags(squeue::Flags::SKIP_SUCCESS);
-        entry.set_user_data(u64::from(data) << 32 | u64::from(FIRST_CLIENT + self.index as u32));
+        entry.set_user_data(u64::from(data) << 32 | u64::from(FIRST_SILENT + self.index as u32));
         // SAFETY: the caller's promise.
         self.with_reactor(|reactor| unsafe { reactor.port.push(&entry) })
     }
@@ -337,6 +355,21 @@ mod tests {
         assert_eq!(ended, Some(1));
         assert!(externals.take_whole(&mut batch, 1, &mut Vec::new()));
         assert_eq!((externals.in_flight(), externals.clients[index].batch.len()), (1, 2));
+    }
+
+    #[test]
+    fn the_failure_of_a_silent_operation_leaves_the_others_under_way() {
+        let mut externals = Externals::default();
+        let (index, in_flight) = externals.add(4).unwrap();
+        in_flight.set(1);
+        let failure = Completion { user_data: u64::from(FIRST_SILENT) + index as u64, result: -libc::EBUSY, flags: 0 };
+        assert!(externals.take_whole(&mut vec![failure], 1, &mut Vec::new()));
+        assert_eq!((externals.in_flight(), externals.clients[index].batch.len()), (1, 1));
+        externals.complete(client_of(failure.user_data).unwrap(), failure, &mut Vec::new());
+        assert_eq!((externals.in_flight(), externals.clients[index].batch.len()), (1, 2));
+        externals.complete(client_of(completion(index, 0).user_data).unwrap(), completion(index, 0), &mut Vec::new());
+        assert_eq!(externals.in_flight(), 0);
+        assert_eq!(Kinds::of(&[failure, completion(index, 0)]).ended_of_one(), None);
     }
 
     #[test]

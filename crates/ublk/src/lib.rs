@@ -9,8 +9,9 @@
 //! shared_memory  pages that a device's users share with it
 //! ```
 //!
-//! Knows nothing of Node. Unsafe code lives in `queue::descriptors` (the kernel's shared array), in the three places that hand
-//! addresses to the kernel (`control::thread`, `queue::submit`), and in `shared_memory`, which queues use without a lock.
+//! Knows nothing of Node. Unsafe code lives in `queue::descriptors` and `queue::batch` (memory that the kernel shares), in the places that make
+//! addresses for the kernel or hand them to it (`control::thread`, `queue::submit`, `queue::io`, `queue::native`, `device::sharing`, and those of
+//! the targets that have memory of their own), and in `shared_memory`, which queues use without a lock.
 
 #![deny(unsafe_code, missing_docs)]
 

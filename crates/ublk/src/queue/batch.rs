@@ -7,7 +7,7 @@
 use io_uring::squeue::{Entry, Flags};
 use ublk_executor::Mapping;
 use ublk_executor::external::External;
-use ublk_executor::memory::PAGE_BYTES;
+use ublk_executor::memory::page_bytes;
 use ublk_uapi::{BATCH_FETCH_ELEM_BYTES, BatchFlags, BatchIo, ElemHeader, IoCmdOp, RES_ABORT};
 
 use super::Slot;
@@ -56,7 +56,9 @@ pub(super) struct Batches {
     flags: BatchFlags,
     fallback: ZeroCopyFallback,
     depth: u16,
-    /// Bytes of an element.
+    /// Bytes of a fetch's buffer.
+    fetch_bytes: u32,
+    /// Bytes of an element of a commit's.
     element_bytes: u64,
     /// What is handed out.
     arrived: Arrived,
@@ -130,7 +132,7 @@ struct Room {
 
 impl Room {
     fn of_area(self) -> usize {
-        FETCHES * (PAGE_BYTES + self.fetch) + COMMITS * self.commit
+        FETCHES * (page_bytes() + self.fetch) + COMMITS * self.commit
     }
 }
 
@@ -148,8 +150,18 @@ impl Batches {
         let depth = usize::from(device.depth());
         let room = Room {
             fetch: fetch_bytes(depth),
-            commit: (depth * usize::from(flags.elem_bytes())).next_multiple_of(PAGE_BYTES),
+            commit: (depth * usize::from(flags.elem_bytes())).next_multiple_of(page_bytes()),
         };
+        // Areas are numbered as the queues whose descriptors are mapped: in ascending order, each with all of its tags.
+        let is_whole = |slots: &[Slot]| {
+            slots.iter().enumerate().all(|(tag, slot)| usize::from(slot.tag) == tag && slot.queue == slots[0].queue)
+        };
+        let queues = slots.chunks(depth);
+        assert!(
+            queues.clone().all(|queue| queue.len() == depth && is_whole(queue)),
+            "batches take whole hardware queues"
+        );
+        assert!(queues.is_sorted_by_key(|queue| queue[0].queue), "batches take hardware queues in their order");
         let count = slots.len() / depth;
         let memory = Mapping::new(count * room.of_area())
             .map_err(|_| Error::NoMemory { what: "the buffers of batches".into(), id: Some(device.id()) })?;
@@ -165,6 +177,7 @@ impl Batches {
             flags,
             fallback: device.options().fallback,
             depth: device.depth(),
+            fetch_bytes: room.fetch as u32, // 4096 tags have 32 KiB
             element_bytes: u64::from(flags.elem_bytes()),
             arrived: Arrived::default(),
             is_ending: false,
@@ -210,7 +223,7 @@ impl Batches {
                 continue;
             }
             if let Some((number, fetch)) = area.fetches.iter_mut().enumerate().find(|(_, fetch)| !fetch.is_armed) {
-                fetch.provide(fetch_bytes(usize::from(self.depth)));
+                fetch.provide(self.fetch_bytes);
                 let entry = select_multishot(command(IoCmdOp::FetchIoCmds, BatchIo::fetch(area.queue), 0), fetch.group);
                 let label = Label::batch_fetch((index * FETCHES + number) as u16);
                 return Some(Command { entry, label, can_wait: false });
@@ -224,13 +237,17 @@ impl Batches {
         let area = &mut self.areas[usize::from(buffer) / COMMITS];
         let commit = &mut area.commits[usize::from(buffer) % COMMITS];
         let sent = std::mem::take(&mut commit.under_way);
-        match result {
-            0 if commit.prepares => commit.taken += sent,
+        let taken = match result {
+            0 if commit.prepares => u64::from(sent),
             // The bytes of what was taken; the rest goes once more.
-            1.. => commit.taken += (result as u64 / self.element_bytes) as u16,
+            1.. => result as u64 / self.element_bytes,
             0 => return Some(-libc::EIO),
             errno => return Some(errno),
+        };
+        if taken > u64::from(sent) {
+            return Some(-libc::EIO);
         }
+        commit.taken += taken as u16;
         if commit.taken == commit.elements {
             (commit.elements, commit.taken) = (0, 0);
         }
@@ -246,15 +263,13 @@ impl Batches {
         match result {
             0.. => {
                 let tags = result as u32 / u32::from(BATCH_FETCH_ELEM_BYTES);
-                let next = fetch.buffer + u64::from(fetch.filled);
-                fetch.filled += tags * u32::from(BATCH_FETCH_ELEM_BYTES);
-                let end = fetch.buffer + u64::from(fetch.filled);
-                assert!(
-                    fetch.filled as usize <= fetch_bytes(usize::from(self.depth)),
-                    "the driver filled more than a buffer"
-                );
+                let filled = fetch.filled + tags * u32::from(BATCH_FETCH_ELEM_BYTES);
+                assert!(filled <= self.fetch_bytes, "the driver filled {filled} bytes of {}", self.fetch_bytes);
                 assert!(self.arrived.is_empty(), "tags come while others were not handed out");
+                let next = fetch.buffer + u64::from(fetch.filled);
+                let end = fetch.buffer + u64::from(filled);
                 self.arrived = Arrived { next, end, area: index as u16, first_tag: area.first_tag };
+                fetch.filled = filled;
                 Arrival::Tags
             }
             RES_ABORT | NO_BUFFER => {
@@ -298,11 +313,11 @@ impl Batches {
 impl Area {
     fn new(index: usize, queue: u16, depth: usize, room: Room, memory: &Mapping) -> Area {
         let rings = index * room.of_area();
-        let fetches = rings + FETCHES * PAGE_BYTES;
+        let fetches = rings + FETCHES * page_bytes();
         let commits = fetches + FETCHES * room.fetch;
         let fetch = |number: usize| Fetch {
             group: (index * FETCHES + number) as u16,
-            ring: memory.address(rings + number * PAGE_BYTES, PAGE_BYTES),
+            ring: memory.address(rings + number * page_bytes(), page_bytes()),
             buffer: memory.address(fetches + number * room.fetch, room.fetch),
             filled: 0,
             is_armed: false,
@@ -358,16 +373,17 @@ impl Commit {
 
 impl Fetch {
     /// Puts the whole buffer into the group's ring: entry 0 of 1, whose tail is the half word at byte 14.
-    fn provide(&mut self, bytes: usize) {
+    fn provide(&mut self, bytes: u32) {
         let ring = self.ring;
         self.tail = self.tail.wrapping_add(1);
         self.filled = 0;
         self.is_armed = true;
-        // SAFETY: the ring is a page, the buffer has so many bytes (`Area::new` checked both). `struct io_uring_buf` is the address (8 bytes), the length (4) and the number (2); the
-        // kernel reads them after it has seen the new tail, which is published with Release and written by nobody else.
+        // SAFETY: the ring is a page, the buffer has so many bytes (`Area::new` checked both). `struct io_uring_buf` is the address (8 bytes),
+        // the length (4) and the number (2); the kernel reads them after it has seen the new tail, which is published with Release and
+        // written by nobody else.
         unsafe {
             (ring as *mut u64).write_volatile(self.buffer);
-            ((ring + 8) as *mut u32).write_volatile(bytes as u32);
+            ((ring + 8) as *mut u32).write_volatile(bytes);
             ((ring + 12) as *mut u16).write_volatile(0);
             let tail = std::sync::atomic::AtomicU16::from_ptr((ring + 14) as *mut u16);
             tail.store(self.tail, std::sync::atomic::Ordering::Release);
@@ -377,7 +393,7 @@ impl Fetch {
 
 /// Room for some rounds of all tags, in whole pages: a buffer is handed back only when it is full, and that takes a command.
 fn fetch_bytes(depth: usize) -> usize {
-    (4 * depth * usize::from(BATCH_FETCH_ELEM_BYTES)).next_multiple_of(PAGE_BYTES)
+    (4 * depth * usize::from(BATCH_FETCH_ELEM_BYTES)).next_multiple_of(page_bytes())
 }
 
 /// Makes a command multishot, with its buffers from a group: the library has no word for that.

@@ -29,7 +29,7 @@ use std::time::Duration;
 use io_uring::types::Timespec;
 use ublk_executor::executor::RemoteHandle;
 use ublk_executor::external::External;
-use ublk_executor::{Completion, LocalExecutor, Wait, clock};
+use ublk_executor::{Completion, LocalExecutor, Mapping, Wait, clock};
 use ublk_uapi::{IoCmdOp, IoFlags, RES_ABORT, RES_NEED_GET_DATA, RES_OK};
 
 use crate::control::Opcodes;
@@ -148,6 +148,8 @@ pub struct Queue {
     batch_ticks: u64,
     commit_ticks: u64,
     stats: Arc<QueueStats>,
+    /// See `keep`; freed after the ring is closed.
+    kept: Option<Mapping>,
 }
 
 impl Queue {
@@ -206,6 +208,7 @@ impl Queue {
             batch_ticks: clock::ticks(),
             commit_ticks: 0,
             stats: Arc::default(),
+            kept: None,
         })
     }
 
@@ -450,7 +453,9 @@ impl Queue {
     /// True while no buffer of this queue holds a request's data, and none gets any before the next turn: no request is with the server, or
     /// on its way to it or back.
     pub fn holds_no_data(&mut self) -> bool {
-        self.with_server == 0 && self.backing == 0 && self.next_in_batch == self.batch.len() && self.external.is_quiet()
+        let is_told = self.batches.as_ref().is_none_or(|batches| batches.unsent() == 0);
+        let is_drained = self.next_in_batch == self.batch.len();
+        self.with_server == 0 && self.backing == 0 && is_told && is_drained && self.external.is_quiet()
     }
 
     /// True when a turn would bring something at once.
@@ -474,6 +479,11 @@ impl Queue {
             while self.next_event().is_some() {}
         }
         self.backing == 0
+    }
+
+    /// Keeps the memory of addresses that the driver has until the ring is closed, which may be after the queue is dropped.
+    pub(crate) fn keep(&mut self, memory: Option<Mapping>) {
+        self.kept = memory;
     }
 
     /// A batch command has ended, or brought tags, which `next_tag` hands out. -errno if it was refused.
@@ -566,7 +576,10 @@ impl Drop for Queue {
         if self.live_tags() > 0
             && let Ok(ring) = self.external.second_fd()
         {
-            last_ring::close_after_this_thread(ring);
+            last_ring::close_after_this_thread(ring, (self.batches.take(), self.kept.take()));
+        }
+        if Rc::strong_count(&self.executor) > 1 {
+            std::mem::forget((self.batches.take(), self.kept.take())); // whoever has it may turn it still
         }
     }
 }

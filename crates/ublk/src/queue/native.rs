@@ -12,9 +12,9 @@ use ublk_executor::{Mapping, Wait};
 use super::io::Io;
 use super::serving::Serving;
 use super::{BufferAddress, Queue, Slot};
+use crate::Error;
 use crate::device::CharDevice;
 use crate::target::{Progress, QueueTarget, Target};
-use crate::{BufferMode, Error};
 
 /// A queue, what its requests need, and its target.
 pub(crate) struct NativeQueue {
@@ -52,15 +52,11 @@ impl NativeQueue {
 
     /// Fetches every tag; START_DEV may be sent from now on.
     pub(crate) fn fetch_all(&mut self) -> Result<(), Error> {
-        let Serving { queue, addresses, .. } = &mut self.serving;
-        // Only where the driver copies by itself does it take an address.
-        let buffers = queue.buffers();
-        let takes_address = !buffers.is_zero_copy() && buffers != BufferMode::UserCopy;
-        for tag in all_tags(queue) {
-            let address = if takes_address { addresses[usize::from(tag)] } else { BufferAddress::NONE };
-            queue.fetch(tag, address)?;
+        let serving = &mut self.serving;
+        for tag in all_tags(&serving.queue) {
+            serving.queue.fetch(tag, serving.own_buffer(tag))?;
         }
-        queue.turn(Wait::No)?;
+        serving.queue.turn(Wait::No)?;
         self.target.drain(&mut self.serving);
         self.serving.broken.take().map_or(Ok(()), Err)
     }
@@ -72,10 +68,7 @@ impl NativeQueue {
                 if !std::mem::replace(&mut self.serving.is_failing, true) {
                     report(format!("the target panicked: {}", panic_text(panic.as_ref())));
                 }
-                // In get-data mode it asks the target for addresses.
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.fail_open_requests())) {
-                    return Err(panicked(self.queue().device(), panic.as_ref()));
-                }
+                self.fail_open_requests();
             }
             let Serving { queue, broken, .. } = &mut self.serving;
             if broken.is_some() {
@@ -93,10 +86,11 @@ impl NativeQueue {
     }
 
     fn fail_open_requests(&mut self) {
-        let NativeQueue { serving, target } = self;
+        let serving = &mut self.serving;
         for tag in all_tags(&serving.queue) {
             if serving.queue.is_open(tag) && !serving.queue.has_backing(tag) {
-                serving.commit(target.as_mut(), tag, -libc::EIO, serving.addresses[usize::from(tag)]);
+                let committed = serving.queue.commit(tag, -libc::EIO, serving.own_buffer(tag));
+                serving.note(committed);
             }
         }
     }
@@ -117,7 +111,9 @@ fn tag_buffer(device: &CharDevice, buffers: Option<&Mapping>, tag: usize) -> Buf
 impl Drop for NativeQueue {
     fn drop(&mut self) {
         // Those of a ring that is broken go on: what they use is never freed.
-        if !self.serving.queue.finish_backing() {
+        if self.serving.queue.finish_backing() {
+            self.serving.queue.keep(self.serving.buffers.take());
+        } else {
             std::mem::forget(self.serving.buffers.take());
             Arc::clone(&self.serving.shared_memory).keep();
             std::mem::forget(std::mem::replace(&mut self.target, Box::new(Gone)));

@@ -53,6 +53,14 @@ impl Serving {
         }
     }
 
+    /// The tag's buffer, for commands: only where the driver copies by itself do they take an address.
+    pub(super) fn own_buffer(&self, tag: u16) -> BufferAddress {
+        match self.queue.buffers() {
+            BufferMode::UserCopy => BufferAddress::NONE,
+            _ => self.addresses[usize::from(tag)], // NONE in the zero-copy modes
+        }
+    }
+
     #[inline(always)] // in the target's own `drain`
     fn drain<T: QueueTarget>(&mut self, target: &mut T) {
         while let Some(event) = self.queue.next_event() {
@@ -152,13 +160,7 @@ impl Serving {
     }
 
     #[inline(always)]
-    pub(super) fn commit<T: QueueTarget + ?Sized>(
-        &mut self,
-        target: &mut T,
-        tag: u16,
-        mut result: i32,
-        mut buffer: BufferAddress,
-    ) {
+    fn commit<T: QueueTarget>(&mut self, target: &mut T, tag: u16, mut result: i32, mut buffer: BufferAddress) {
         match self.queue.buffers() {
             // The driver insists on an address for a read, also for one that failed; nothing is copied to or from it then.
             BufferMode::GetData if buffer == BufferAddress::NONE => buffer = self.place(target, tag),
@@ -194,7 +196,7 @@ impl Serving {
     }
 
     /// Where a request's data is, or shall go: in the target's store, or in the tag's buffer.
-    fn place<T: QueueTarget + ?Sized>(&mut self, target: &mut T, tag: u16) -> BufferAddress {
+    fn place<T: QueueTarget>(&mut self, target: &mut T, tag: u16) -> BufferAddress {
         match target.place(self.queue.request(tag)) {
             BufferAddress::NONE => self.addresses[usize::from(tag)],
             place => place,

@@ -185,7 +185,7 @@ fn counted_index(op: Op) -> Option<usize> {
 
 #[inline]
 fn bucket(ticks: u64) -> usize {
-    // Sixteen values from 16 on, of the width that it takes; below 16 it is the value itself.
+    // `ticks >> shift` is one of 16 to 31, and below only where nothing is shifted: so the rows of sixteen follow each other.
     let shift = (ticks | SUB_BUCKETS).ilog2() - SUB_BUCKET_BITS;
     ((shift << SUB_BUCKET_BITS) as usize) + (ticks >> shift) as usize
 }

@@ -103,7 +103,7 @@ impl Label {
         Label(u32::from(buffer) | BATCH_COMMIT)
     }
     fn backing(tag: u16, part: u16) -> Label {
-        debug_assert!(part < 1 << 15, "part {part} has more than 15 bits");
+        assert!(part < 1 << 15, "part {part} has more than 15 bits");
         Label(u32::from(tag) | u32::from(part) << 16 | BACKING)
     }
     #[inline]
@@ -368,25 +368,27 @@ impl Queue {
         io: BackingIo,
     ) -> Result<(), Error> {
         let has_fixed_buffers = self.buffers.is_zero_copy();
+        let data_bytes = self.tags[usize::from(tag)].request.len_bytes;
         // In zero-copy mode an address is an offset into the registered pages.
-        let place = |data_offset: u32| {
-            if has_fixed_buffers { u64::from(data_offset) } else { buffer.0 + u64::from(data_offset) }
+        let place = |data_offset: u32, length: u32| {
+            let start = if has_fixed_buffers { 0 } else { buffer.0 };
+            start + within(data_bytes, data_offset, length)
         };
         let entry = on_file!(self.files, file, |file| match io {
             BackingIo::Read { offset, data_offset, length } if has_fixed_buffers => {
-                opcode::ReadFixed::new(file, place(data_offset) as *mut u8, length, tag).offset(offset).build()
+                opcode::ReadFixed::new(file, place(data_offset, length) as *mut u8, length, tag).offset(offset).build()
             }
             BackingIo::Read { offset, data_offset, length } => {
-                opcode::Read::new(file, place(data_offset) as *mut u8, length).offset(offset).build()
+                opcode::Read::new(file, place(data_offset, length) as *mut u8, length).offset(offset).build()
             }
             BackingIo::Write { offset, data_offset, length, is_durable } if has_fixed_buffers => {
-                opcode::WriteFixed::new(file, place(data_offset) as *const u8, length, tag)
+                opcode::WriteFixed::new(file, place(data_offset, length) as *const u8, length, tag)
                     .offset(offset)
                     .rw_flags(durability(is_durable))
                     .build()
             }
             BackingIo::Write { offset, data_offset, length, is_durable } => {
-                opcode::Write::new(file, place(data_offset) as *const u8, length)
+                opcode::Write::new(file, place(data_offset, length) as *const u8, length)
                     .offset(offset)
                     .rw_flags(durability(is_durable))
                     .build()
@@ -418,12 +420,13 @@ impl Queue {
         io: SocketIo,
     ) -> Result<(), Error> {
         let socket = types::Fd(socket);
-        let place = |data_offset: u32| buffer.0 + u64::from(data_offset);
+        let data_bytes = self.tags[usize::from(tag)].request.len_bytes;
+        let place = |data_offset: u32, length: u32| buffer.0 + within(data_bytes, data_offset, length);
         let (address, length, more, is_send) = match io {
             SocketIo::SendFrom { address, length, has_more } => (address.0, length, has_more, true),
-            SocketIo::Send { data_offset, length } => (place(data_offset), length, false, true),
+            SocketIo::Send { data_offset, length } => (place(data_offset, length), length, false, true),
             SocketIo::ReceiveTo { address, length } => (address.0, length, false, false),
-            SocketIo::Receive { data_offset, length } => (place(data_offset), length, false, false),
+            SocketIo::Receive { data_offset, length } => (place(data_offset, length), length, false, false),
         };
         let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
         let entry = if is_send {
@@ -466,6 +469,14 @@ impl Queue {
     fn broken_ring(&self, error: RingError) -> Error {
         Error::from_ring(error, Some(self.device.id()))
     }
+}
+
+/// Offset of a part of a request's data, which must not be longer than that.
+#[inline(always)]
+fn within(data_bytes: u32, data_offset: u32, length: u32) -> u64 {
+    let end = u64::from(data_offset) + u64::from(length);
+    assert!(end <= u64::from(data_bytes), "{length} bytes at {data_offset} of a request with {data_bytes}");
+    u64::from(data_offset)
 }
 
 /// With AUTO_BUF_REG the SQE's own address names the slot in the ring's buffer table: the tag.

@@ -209,7 +209,7 @@ pub trait Target: Send + Sync {
     fn queue(&self, device: &Arc<CharDevice>, tags: u32) -> Result<Box<dyn QueueTarget>, Error>;
 }
 
-/// Answers one thread's requests, on it.
+/// Answers one thread's requests, on it. The loop over them is made by itself for every such type.
 pub trait QueueTarget: Drain {
     /// False: it never looks at the data of requests. In the zero-copy modes their pages are not made a fixed buffer then.
     fn uses_data(&self) -> bool {

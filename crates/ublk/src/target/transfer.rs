@@ -140,7 +140,7 @@ impl Transfer {
         None
     }
 
-    /// The same where it is not the first one of data, which is rare.
+    /// `operate` where it is not the first one of data, which is rare.
     #[inline(never)]
     fn next(&self, request: &Request, span: Span, part: u16, zeroes: &Zeroes, io: &mut Io<'_>) {
         self.operate(request, span, part, zeroes, io);
