@@ -13,6 +13,12 @@ export interface WorkerInit {
   options: Record<string, unknown>
 }
 
+/** To the worker: open the backend for the queue that it will serve. */
+export interface OpenMessage {
+  type: 'open'
+  info: BackendInfo
+}
+
 /** To the worker: serve this queue. */
 export interface ServeMessage {
   type: 'serve'
@@ -24,7 +30,11 @@ export interface ServeMessage {
   slots: number
   slab: Uint8Array
   control: Uint8Array
-  info: BackendInfo
+}
+
+/** To the worker: close the backend, which serves nothing, and end. */
+export interface CloseMessage {
+  type: 'close'
 }
 
 /** To the worker: answer everything EIO from now on. A blocked worker cannot hear it. */
@@ -33,11 +43,12 @@ export interface RefuseMessage {
   reason: string
 }
 
-export type ToWorker = ServeMessage | RefuseMessage
+export type ToWorker = OpenMessage | ServeMessage | CloseMessage | RefuseMessage
 
 /** From the worker. `failed` and `ended` are its last words. */
 export type FromWorker =
   | { type: 'loaded'; abilities: Abilities }
+  | { type: 'opened' }
   | { type: 'serving' }
   | { type: 'refusing' }
   | { type: 'report'; message: string; cause: PlainError | null }

@@ -1,5 +1,5 @@
 /**
- * The owner's view of one worker: start it, hear what its module can do, let it serve, notice its death.
+ * The owner's view of one worker: start it, hear what its module can do, have it opened, let it serve, notice its death.
  *
  * Thread: the device's. Whatever happens to the worker, every promise here settles: its `exit` event is the last word.
  */
@@ -8,9 +8,9 @@ import { extname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { type Deferred, deferred } from './abort.ts'
-import type { Abilities } from './backend.ts'
+import type { Abilities, BackendInfo } from './backend.ts'
 import { fromNative, UblkError } from './errors.ts'
-import { type FromWorker, fromPlainError, type PlainError, type ServeMessage, type WorkerInit } from './messages.ts'
+import { type FromWorker, fromPlainError, type PlainError, type ServeMessage, type ToWorker, type WorkerInit } from './messages.ts'
 import type { HandlerFailure } from './ring.ts'
 
 /** What the owner of a worker is told while nobody waits for it. */
@@ -19,6 +19,9 @@ export interface WorkerListener {
   /** The worker died while it served. */
   onDeath: (error: UblkError) => void
 }
+
+/** How far a worker has come. */
+type Phase = 'loading' | 'opening' | 'open' | 'starting' | 'serving'
 
 /** Beside this file, with its ending: src/*.ts under type stripping, dist/*.js when built. */
 const ENTRY: URL = new URL(`./worker-thread${extname(import.meta.url)}`, import.meta.url)
@@ -38,6 +41,7 @@ export class QueueWorker {
   readonly #url: string
   readonly #queue: number
   readonly #loaded: Deferred<Abilities> = deferred<Abilities>()
+  readonly #opened: Deferred<void> = deferred<void>()
   readonly #serving: Deferred<void> = deferred<void>()
   #listener: WorkerListener | null = null
   /** Runs while the worker has not confirmed that it refuses requests. */
@@ -45,7 +49,7 @@ export class QueueWorker {
   /** Why it ended, as far as known. */
   #failure: Error | null = null
   #death: UblkError | null = null
-  #phase: 'loading' | 'starting' | 'serving' | 'over' = 'loading'
+  #phase: Phase | 'over' = 'loading'
 
   constructor(init: WorkerInit, queue: number) {
     this.#url = init.url
@@ -65,12 +69,27 @@ export class QueueWorker {
     })
   }
 
-  /** Serves a queue; resolves when every tag is fetched. */
-  serve(message: ServeMessage, listener: WorkerListener): Promise<void> {
+  /** Opens the backend for the queue that it will serve. */
+  open(info: BackendInfo, listener: WorkerListener): Promise<void> {
     this.#listener = listener
-    if (this.#phase === 'loading') this.#phase = 'starting'
-    this.#worker.postMessage(message)
+    if (this.#phase === 'loading') this.#phase = 'opening'
+    this.#send({ type: 'open', info })
+    return this.#opened.promise
+  }
+
+  /** Serves the queue; resolves when every tag is fetched. */
+  serve(message: ServeMessage): Promise<void> {
+    if (this.#phase === 'open') this.#phase = 'starting'
+    this.#send(message)
     return this.#serving.promise
+  }
+
+  /** Ends the thread, unless its queue's end does. A backend that is open and serves nothing is closed. */
+  leave(): void {
+    if (this.#phase === 'open') {
+      this.#phase = 'over'
+      this.#send({ type: 'close' })
+    } else if (!this.endsByItself) void this.terminate()
   }
 
   /** Why it died while it served; null while it lives, and when it ended in order. */
@@ -85,7 +104,7 @@ export class QueueWorker {
 
   /** Answers every request EIO. A worker that does not hear it is stuck in a handler, and ended: an addon hook answers for it. */
   refuse(reason: string): void {
-    this.#worker.postMessage({ type: 'refuse', reason })
+    this.#send({ type: 'refuse', reason })
     this.#refusal ??= setTimeout(() => void this.terminate(), REFUSE_LIMIT_MS)
   }
 
@@ -103,6 +122,10 @@ export class QueueWorker {
     this.#worker.unref()
   }
 
+  #send(message: ToWorker): void {
+    this.#worker.postMessage(message)
+  }
+
   #hear(message: FromWorker): void {
     switch (message.type) {
       case 'refusing':
@@ -110,6 +133,10 @@ export class QueueWorker {
         break
       case 'loaded':
         this.#loaded.resolve(message.abilities)
+        break
+      case 'opened':
+        if (this.#phase === 'opening') this.#phase = 'open'
+        this.#opened.resolve()
         break
       case 'serving':
         this.#phase = 'serving'
@@ -139,16 +166,20 @@ export class QueueWorker {
     this.#phase = 'over'
     const error = cause instanceof UblkError ? cause : this.#backendError(phase, cause)
     this.#loaded.reject(error)
+    this.#opened.reject(error)
     this.#serving.reject(error)
     if (phase !== 'serving') return
     this.#death = error
     this.#listener?.onDeath(error)
   }
 
-  #backendError(phase: 'loading' | 'starting' | 'serving', cause: Error): UblkError {
+  #backendError(phase: Phase, cause: Error): UblkError {
+    const notStarted = `the backend of queue ${this.#queue} did not start`
     const what = {
       loading: `the backend module ${this.#url} cannot be loaded`,
-      starting: `the backend of queue ${this.#queue} did not start`,
+      opening: notStarted,
+      open: notStarted,
+      starting: notStarted,
       serving: `the worker of queue ${this.#queue} died`,
     }[phase]
     return new UblkError('ERR_UBLK_BACKEND', {

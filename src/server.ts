@@ -140,14 +140,19 @@ export class WorkerServer implements Server {
     const workers = memories.map((_, queue) => this.#worker(queue))
     const what = 'starting the workers'
     await abortable(Promise.all(workers.map((worker) => worker.loaded)), signal, what)
+    // From `prepare` on the driver waits for the queues of a device that is recovered: a backend that takes long, or fails, must have done so.
+    const opened = workers.map((worker, queue) =>
+      worker.open(
+        { ...info, queue },
+        { onFailure: (failure) => listener.onFailure(failure), onDeath: (error) => listener.onDeath(queue, error) },
+      ),
+    )
+    await abortable(Promise.all(opened), signal, what)
     unwrap(await device.prepare('worker', memories, null))
     const { key } = device
     const { depth, maxIoBytes } = info
     const starts = workers.map((worker, queue) =>
-      worker.serve(
-        { type: 'serve', key, queue, depth, maxIoBytes, ...(memories[queue] as QueueMemory), info: { ...info, queue } },
-        { onFailure: (failure) => listener.onFailure(failure), onDeath: (error) => listener.onDeath(queue, error) },
-      ),
+      worker.serve({ type: 'serve', key, queue, depth, maxIoBytes, ...(memories[queue] as QueueMemory) }),
     )
     try {
       await abortable(Promise.all(starts), signal, what)
@@ -178,8 +183,7 @@ export class WorkerServer implements Server {
   async finish(): Promise<void> {
     const workers = this.#workers.splice(0).filter((worker) => worker !== undefined)
     const limit = setTimeout(() => workers.forEach((worker) => void worker.terminate()), CLOSE_LIMIT_MS)
-    // Workers that never served hear nothing and end only so.
-    for (const worker of workers) if (!worker.endsByItself) void worker.terminate()
+    for (const worker of workers) worker.leave()
     await Promise.all(workers.map((worker) => worker.exited))
     clearTimeout(limit)
   }

@@ -1,12 +1,12 @@
 /**
- * Runs a backend module in a worker: loads it, says what it can do, serves one queue once, ends.
+ * Runs a backend module in a worker: loads it, says what it can do, opens it, serves one queue once, ends.
  *
  * Thread: the worker, which owns the queue's ring: the kernel takes a COMMIT only from the thread that fetched. The memory is the device
  * owner's. If this thread dies, an environment clean-up hook of the addon answers what is open.
  */
 import { parentPort, workerData } from 'node:worker_threads'
 import { native } from './addon.ts'
-import { abilitiesOf, type Backend } from './backend.ts'
+import { abilitiesOf, type Backend, type BackendInfo } from './backend.ts'
 import * as layout from './layout.ts'
 import { type FromWorker, type ServeMessage, type ToWorker, toPlainError, type WorkerInit } from './messages.ts'
 import type { QueueTurns, WorkerQueue } from './native.ts'
@@ -21,13 +21,7 @@ let refuse: (reason: Error) => void = () => {}
 
 try {
   const backend = await loadBackend(workerData as WorkerInit)
-  port.on('message', (message: ToWorker) => {
-    if (message.type === 'serve') void serve(backend, message)
-    else {
-      refuse(new Error(message.reason))
-      say({ type: 'refusing' })
-    }
-  })
+  port.on('message', (message: ToWorker) => void obey(backend, message))
   say({ type: 'loaded', abilities: abilitiesOf(backend, 'the default export', "the default export's ") })
 } catch (error) {
   say({ type: 'failed', error: toPlainError(error) })
@@ -39,11 +33,33 @@ async function loadBackend({ url, options }: WorkerInit): Promise<Backend> {
   return typeof backend === 'function' ? await backend(options) : (backend as Backend)
 }
 
+async function obey(backend: Backend, message: ToWorker): Promise<void> {
+  switch (message.type) {
+    case 'open':
+      return open(backend, message.info)
+    case 'serve':
+      return serve(backend, message)
+    case 'close':
+      return say({ type: 'ended', error: await closeBackend(backend) })
+    case 'refuse':
+      refuse(new Error(message.reason))
+      return say({ type: 'refusing' })
+  }
+}
+
+async function open(backend: Backend, info: BackendInfo): Promise<void> {
+  try {
+    await backend.open?.(info)
+    say({ type: 'opened' })
+  } catch (error) {
+    say({ type: 'failed', error: toPlainError(error) })
+  }
+}
+
 async function serve(backend: Backend, message: ServeMessage): Promise<void> {
   try {
     const binding = native()
     const queue = new binding.WorkerQueue(message.key, message.queue)
-    await backend.open?.(message.info)
     const { value: turns, error } = queue.fetch()
     if (error !== null) {
       await backend.close?.()

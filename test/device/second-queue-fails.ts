@@ -1,5 +1,5 @@
 /**
- * A backend whose first queue serves, and waits in its ring, at the very moment when the second one fails to open.
+ * A backend whose first queue is open at the very moment when the second one fails to open.
  *
  * Thread: each queue's worker.
  */
@@ -13,7 +13,6 @@ export default function ({ gate }: { gate: SharedArrayBuffer }): Backend {
     read: (buffer) => void buffer.fill(0),
     open({ queue }) {
       if (queue === 0) {
-        // The next thing that this thread does is to serve.
         Atomics.store(word, 0, 1)
         Atomics.notify(word, 0)
         return

@@ -2,9 +2,11 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import test from 'ava'
 import type { Abilities } from '../../src/backend.ts'
+import type { NativeDevice } from '../../src/native.ts'
 import { QueueWorker } from '../../src/queue-worker.ts'
 import { WorkerServer } from '../../src/server.ts'
 import { worker } from '../../src/targets.ts'
@@ -81,4 +83,38 @@ test('a server that never started ends its worker at once', async (t) => {
   await server.finish()
   t.true(performance.now() - begin < 1500)
   await server.finish()
+})
+
+test('a backend that does not open keeps the driver out of it, and those of the other queues are closed', async (t) => {
+  const source = `export default ({ calls }) => ({
+    read() {},
+    open({ queue }) {
+      if (queue === 1) throw new Error('no store')
+      Atomics.add(calls, 0, 1)
+    },
+    close: () => void Atomics.add(calls, 1, 1),
+  })`
+  const calls = new Int32Array(new SharedArrayBuffer(8))
+  const server = new WorkerServer(worker(moduleOf(source), { options: { calls } }))
+  const info = {
+    id: 0,
+    path: '/dev/ublkb0',
+    size: 4096,
+    blockSize: 512,
+    readOnly: false,
+    queues: 3,
+    depth: 1,
+    maxIoBytes: 4096,
+    queue: null,
+  }
+  const device = { prepare: () => t.fail('the driver is told') } as unknown as NativeDevice
+  const listener = { onFailure: () => t.fail(), onDeath: () => t.fail() }
+  await t.throwsAsync(server.start(device, info, new AbortController().signal, listener), {
+    code: 'ERR_UBLK_BACKEND',
+    message: 'the backend of queue 1 did not start: no store',
+  })
+  while (Atomics.load(calls, 0) < 2) await delay(1)
+  await delay(50) // both have said so
+  await server.finish()
+  t.deepEqual([...calls], [2, 2])
 })
