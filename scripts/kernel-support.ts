@@ -39,7 +39,7 @@ test shows that the driver keeps the promise, for the target of somebody else th
 
 ${supportTable(commands)}
 
-Each has a deadline of 30 s (DEL_DEV 2 s, and 30 more for its turn; START_DEV 60 s, QUIESCE_DEV its own), is sent again when a signal interrupts it, and fails with an
+Each has a deadline of 30 s (DEL_DEV 2 s, and 30 more for its turn; START_DEV and END_USER_RECOVERY 60 s, QUIESCE_DEV its own), is sent again when a signal interrupts it, and fails with an
 error that names the device, the command and what to do. Kernels before 6.5 cannot list their features, and are sent the plain numbers of the
 commands (\`UBLK_CMD_*\`) in place of ioctls: whether GET_FEATURES is answered tells which.
 
