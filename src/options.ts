@@ -219,10 +219,16 @@ export function checkRecoverOptions(info: DeviceInfo, options: RecoverOptions): 
     flags,
     dataPath,
   } = info
-  const { sharedMemory, ...rest } = options
+  const { sharedMemory, zeroCopyFallback, ...rest } = options
   const geometry = { size, queues, depth, blockSize, physicalBlockSize, maxIoBytes, readOnly, rotational }
   const serving = { dataPath, batch: flags.includes('BATCH_IO'), partitionScan: !flags.includes('NO_AUTO_PART_SCAN') }
-  const checked = checkOptions({ ...rest, id, ...geometry, ...serving, recovery: recoveryOf(flags) })
+  // Where 'auto' has picked another way than auto-zero-copy, the wish for a fallback has no meaning any more.
+  const isMeant = dataPath === 'auto-zero-copy' || (zeroCopyFallback !== true && zeroCopyFallback !== 'always')
+  const fallback = isMeant && zeroCopyFallback !== undefined ? { zeroCopyFallback } : {}
+  const checked = checkOptions({ ...rest, ...fallback, id, ...geometry, ...serving, recovery: recoveryOf(flags) })
+  if (checked.perIo && !flags.includes('PER_IO_DAEMON')) {
+    throw invalidValue('perIo', `left out: this kernel's driver has no threads that share queues (PER_IO_DAEMON, Linux 6.16)`, true)
+  }
   if (flags.includes('INTEGRITY')) checkIntegrityDevice(checked.backend instanceof NativeTarget ? checked.backend.spec : null, checked)
   return { ...checked, sharedMemory: checkFormerMemory(sharedMemory, dataPath) }
 }

@@ -324,6 +324,22 @@ test('targets check their own options', (t) => {
   t.throws(() => file({ path: '/x', direct: 'yes' as never }), { code: 'ERR_INVALID_ARG_TYPE', message: /^file.direct/ })
 })
 
+test('a wish about zero copy that the device has no use for is no obstacle to its recovery', (t) => {
+  const shape = { id: 3, size: 4096, queues: 1, depth: 1, logicalBlockSize: 512, physicalBlockSize: 4096, maxIoBytes: 4096 }
+  const info = (dataPath: string) =>
+    ({ ...shape, readOnly: false, rotational: false, dataPath, flags: ['USER_RECOVERY'] }) as unknown as DeviceInfo
+  const recover = (dataPath: string, options: object) =>
+    checkRecoverOptions(info(dataPath), { backend: memory(), ...options } as RecoverOptions)
+  for (const zeroCopyFallback of [true, 'always', false, undefined]) t.notThrows(() => recover('copy', { zeroCopyFallback }))
+  t.is(recover('auto-zero-copy', { zeroCopyFallback: 'always' }).zeroCopyFallback, 'always')
+  t.throws(() => recover('copy', { zeroCopyFallback: 'yes' }), { code: 'ERR_INVALID_ARG_TYPE', message: /^zeroCopyFallback/ })
+  // Threads that the driver cannot take would be refused when it waits for their queues.
+  t.throws(() => recover('copy', { threads: 2, perIo: true }), {
+    code: 'ERR_INVALID_ARG_VALUE',
+    message: /^perIo must be left out.*Linux 6\.16/,
+  })
+})
+
 test('what a former server shared is taken as that one told it, or refused by name', (t) => {
   const shape = { id: 3, size: 4096, queues: 1, depth: 1, logicalBlockSize: 512, physicalBlockSize: 4096, maxIoBytes: 4096 }
   const info = {
