@@ -7,6 +7,7 @@ import { promisify } from 'node:util'
 import test from 'ava'
 import { parseSize } from '../../src/index.ts'
 import { difference, pauseMs } from '../src/lib/kept-device.ts'
+import { resized } from '../src/lib/serve.ts'
 import { DEFAULT_RESTART } from '../src/lib/serve-file.ts'
 import type { Keeper, ServeSpec } from '../src/lib/target.ts'
 import { unitText } from '../src/lib/unit.ts'
@@ -63,6 +64,11 @@ const WRONG: [what: string, text: unknown, message: RegExp][] = [
   ['an unknown limit', { devices: [{ ...mem, restart: { often: '1s' } }] }, /device "a": restart: there is no "often"/],
   ['no duration', { devices: [{ ...mem, restart: { delay: 'soon' } }] }, /device "a": restart\.delay soon is not a duration/],
   ['a number for a duration', { devices: [{ ...mem, restart: { rarely: 5 } }] }, /device "a": restart\.rarely must be a duration .* got 5/],
+  [
+    'a pause that no timer can wait for',
+    { devices: [{ ...mem, restart: { rarely: '3600000' } }] },
+    /device "a": restart\.rarely 3600000 is longer than a day/,
+  ],
   ['no tries', { devices: [{ ...mem, restart: { tries: 0 } }] }, /device "a": restart\.tries must be a whole number from 1 on, got 0/],
 ]
 
@@ -125,21 +131,48 @@ test('pauses double up to the longest, and are rare when the tries are used up',
   t.is(pauseMs({ ...DEFAULT_RESTART, tries: 1e9 }, 5_000), DEFAULT_RESTART.longestMs)
 })
 
+const spec = (add: string[], size: string | undefined, more = {}): ServeSpec & { keeper: Keeper } => ({
+  target: { type: 'file', path: '/x', direct: false, create: true },
+  device: { ...(size !== undefined && { size }), recovery: 'reissue', ...more },
+  keeper: { file: '/main.json', name: 'a', add },
+})
+const wish = (is: ServeSpec, wanted: ServeSpec & { keeper: Keeper }) => difference(is, wanted, { parseSize })
+
 test('what is to be done with a device: other words replace it, a larger size grows it, and what `ublk resize` did is no difference', (t) => {
-  const spec = (add: string[], size: string | undefined, more = {}): ServeSpec & { keeper: Keeper } => ({
-    target: { type: 'file', path: '/x', direct: false, create: true },
-    device: { ...(size !== undefined && { size }), recovery: 'reissue', ...more },
-    keeper: { file: '/main.json', name: 'a', add },
+  const byHand = { ...spec(['1G'], '1G'), device: { recovery: 'reissue', size: String(4 << 30) } } as ServeSpec
+  t.is(wish(spec(['1G'], '1G'), spec(['1G'], '1G')), null)
+  t.is(wish(byHand, spec(['1G'], '1G')), null, 'the same words')
+  t.is(wish(spec(['1G'], '1G'), spec(['2G'], '2G')), 'grow')
+  t.is(wish(spec(['1G'], '2147483648'), spec(['2G'], '2G')), null, 'it was grown to that')
+  t.is(wish(spec(['2G'], '2G'), spec(['1G'], '1G')), 'replace')
+  t.is(wish(spec(['1G'], '1G'), spec(['2G', '-q', '2'], '2G', { queues: 2 })), 'replace')
+  t.is(wish(spec(['1G'], '1G'), spec([], undefined)), 'replace')
+  t.is(wish(spec([], undefined), spec(['1G'], '1G')), 'replace')
+})
+
+/** Regression: two absent sizes were a difference. */
+test('words in another order are no difference, also without a size', (t) => {
+  const more = { queues: 2, depth: 64 }
+  const words = (...add: string[]) => ['file', '/x', ...add]
+  t.is(wish(spec(words('-q', '2', '-d', '64'), undefined, more), spec(words('-d', '64', '-q', '2'), undefined, more)), null)
+  t.is(wish(spec(words('-s', '1G', '-q', '2'), '1G', more), spec(words('-q', '2', '-s', '1G'), '1G', more)), null)
+})
+
+/** Regression: the record kept the words from before, and a size given by hand was a difference from those of FILE: the device was made anew. */
+for (const size of ['30G', '15G']) {
+  test(`a device that has grown with FILE keeps the ${size} that \`ublk resize\` gives it then`, (t) => {
+    const wanted = spec(['20G'], '20G')
+    const made = spec(['10G'], '10G')
+    t.is(wish(made, wanted), 'grow')
+    const grown = resized(made, String(parseSize('20G')), wanted.keeper.add)
+    t.is(wish(grown, wanted), null)
+    t.is(wish(resized(grown, String(parseSize(size)), []), wanted), null)
   })
-  const is = (was: ServeSpec, wanted: ServeSpec & { keeper: Keeper }) => difference(was, wanted, { parseSize })
-  const resized = { ...spec(['1G'], '1G'), device: { recovery: 'reissue', size: String(4 << 30) } } as ServeSpec
-  t.is(is(spec(['1G'], '1G'), spec(['1G'], '1G')), null)
-  t.is(is(resized, spec(['1G'], '1G')), null, 'the same words')
-  t.is(is(spec(['1G'], '1G'), spec(['2G'], '2G')), 'grow')
-  t.is(is(spec(['1G'], '2147483648'), spec(['2G'], '2G')), null, 'it was grown to that')
-  t.is(is(spec(['2G'], '2G'), spec(['1G'], '1G')), 'replace')
-  t.is(is(spec(['1G'], '1G'), spec(['2G', '-q', '2'], '2G', { queues: 2 })), 'replace')
-  t.is(is(spec(['1G'], '1G'), spec([], undefined)), 'replace')
+}
+
+test('a size for a device that nobody keeps up leaves it so', (t) => {
+  const { keeper: _, ...alone } = spec([], '1G')
+  t.deepEqual(resized(alone, '2G', []), { ...alone, device: { ...alone.device, size: '2G' } })
 })
 
 test('the unit starts this program, leaves its servers alone, and is one that systemd understands', async (t) => {

@@ -101,6 +101,21 @@ test('quiesce has the time that its caller gives it; what is no time is refused 
   t.deepEqual(given, [120_000, undefined])
 })
 
+test('resize has the words of FILE with it, or none when it is asked for by hand', async (t) => {
+  const given: [string, string[]][] = []
+  const socket = await serverFor(t, {
+    resize: async (size, add) => {
+      given.push([size, add])
+    },
+  })
+  await askServer(socket, 'POST', '/resize?size=1024&add=file&add=%2Fa+b&add=-s&add=1K')
+  await askServer(socket, 'POST', '/resize?size=2048')
+  t.deepEqual(given, [
+    ['1024', ['file', '/a b', '-s', '1K']],
+    ['2048', []],
+  ])
+})
+
 test('an error of the server reaches the caller with its code and hint', async (t) => {
   const socket = await serverFor(t, {
     stop: async () => {

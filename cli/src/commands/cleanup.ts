@@ -8,8 +8,9 @@ type Outcome = Finding & { removed: boolean }
 export default class Cleanup extends BaseCommand {
   static override summary = 'Remove what servers that are gone have left: dead devices, records and sockets.'
   static override description =
-    `A device is an orphan when it is dead (nobody serves it, and its requests have failed) and its server is gone. One that \
-was added or stopped less than a minute ago is not touched: it may be about to start. Devices that wait for \`ublk recover\` (quiesced or \
+    `A device is an orphan when it is dead (nobody serves it, and its requests have failed) and its server is gone. The driver does not \
+tell who made a dead one: that of a program with the library, which it has stopped or not started yet, is one too, but in the minute after it \
+was added. Devices that wait for \`ublk recover\` (quiesced or \
 fail_io) are shown, and removed with --all only: what waits for them fails then. Live devices are never touched.`
 
   static override examples = [

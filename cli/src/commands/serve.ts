@@ -25,7 +25,7 @@ after a pause that doubles: "restart": {"delay": "100ms", "longest": "30s", "tri
 it says so, and tries rarely.
 
 SIGHUP has it read FILE again. What is no more in it is removed, and what is other words is made anew, when nobody has the device open; \
-a larger --size is taken at once. SIGTERM and SIGINT end it, and the devices stay up: the next run adopts them. \`ublk quiesce ID\` gives a device a new \
+a larger --size is taken at once, where target and kernel can grow. SIGTERM and SIGINT end it, and the devices stay up: the next run adopts them. \`ublk quiesce ID\` gives a device a new \
 server, \`ublk del\` is undone: take the device out of FILE.
 
 With --json each event is one line: started, adopted, recovered, gone, failed, backoff, warning, in-use, removed, resized, ready, reloaded, reload-failed, stopping.`

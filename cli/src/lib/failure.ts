@@ -61,10 +61,15 @@ export function noSuchDevice(id: number, also = ''): Failure {
   })
 }
 
-/** A start that a stop signal ended; its name is the reason of `signal`. */
-export function interrupted(signal: AbortSignal, cause?: unknown): Failure {
+/**
+ * A start that a stop signal ended; its name is the reason of `signal`.
+ * @param recovers number of the device that was to be recovered: it is there as before; null for a new one
+ */
+export function interrupted(signal: AbortSignal, cause?: unknown, recovers: number | null = null): Failure {
   const message = `stopped by ${signal.reason} before the device was live`
-  return new Failure({ code: 'ERR_UBLK_INTERRUPTED', message, hint: 'Nothing is left behind.', exitCode: EXIT.failed }, cause)
+  const hint =
+    recovers === null ? 'Nothing is left behind.' : `Device ${recovers} still waits for its server: \`ublk recover ${recovers}\` serves it.`
+  return new Failure({ code: 'ERR_UBLK_INTERRUPTED', message, hint, deviceId: recovers, exitCode: EXIT.failed }, cause)
 }
 
 /** Turns whatever was thrown into a report. */

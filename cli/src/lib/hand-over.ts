@@ -8,7 +8,7 @@ import { launch } from './launch.ts'
 import { holderOf, lockPath } from './lock.ts'
 import { waitForEnd } from './process.ts'
 import { askServer } from './server-client.ts'
-import { type ServerState, StateDirectory } from './state.ts'
+import { diskSequenceOf, type ServerState, StateDirectory } from './state.ts'
 import type { Keeper } from './target.ts'
 
 const SERVER_END_LIMIT_MS = 5_000
@@ -39,6 +39,13 @@ export async function recover(id: number, signal: AbortSignal, start?: () => Chi
     throw noSuchDevice(id, also)
   }
   if (record === null) throw noRecord(id, directory.statePath(id), problem)
+  const sequence = diskSequenceOf(id)
+  if (record.diskSequence !== undefined && sequence !== undefined && sequence !== record.diskSequence)
+    throw noRecord(
+      id,
+      '',
+      `device ${id} is another one than that of its record: somebody has removed that, and a program has made this one since`,
+    )
   const keeper = record.spec.keeper && holderOf(lockPath(directory, record.spec.keeper.file))
   // Two recoveries of one device at once are more than some kernels can take.
   if (keeper && keeper.pid !== process.pid) throw keptUp(id, keeper.pid, record.spec.keeper as Keeper)

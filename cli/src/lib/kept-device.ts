@@ -10,7 +10,7 @@ import { existsSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import type { DeviceInfo } from 'ublk'
 import { reportOf } from './failure.ts'
-import { recover, resize } from './hand-over.ts'
+import { recover } from './hand-over.ts'
 import { launch } from './launch.ts'
 import { isRunning } from './process.ts'
 import { removeDevice } from './remove.ts'
@@ -30,6 +30,9 @@ const ANSWER_LIMIT_MS = 1_000
 const SETTLED_MS = 10_000
 /** Time for the kernel to see the end of a server, and for a server to end when its device is quiesced or stopped. */
 const END_LIMIT_MS = 15_000
+
+/** A size that was refused by one of these is refused for good. The others can be mended, such as a file that is too short. */
+const REFUSALS = ['ERR_UBLK_INVALID_OPTION', 'ERR_UBLK_INVALID_STATE', 'ERR_UBLK_NO_MEMORY', 'ERR_UBLK_UNSUPPORTED']
 
 /** What FILE has done to a device that is there. */
 type Wish = 'grow' | 'replace' | 'remove' | null
@@ -53,6 +56,10 @@ export class KeptDevice {
   #entry: Entry
   #isWanted = true
   #toldInUse = false
+  /** What has kept it from doing as FILE says, as it was told last. */
+  #toldTrouble: string | null = null
+  /** The one whose size the device cannot grow to. */
+  #refused: Entry | null = null
   /** What its server has last said that there was to warn of. */
   #warnings: Warning[] = []
   readonly #surroundings: Surroundings
@@ -76,7 +83,7 @@ export class KeptDevice {
     if (isSame) return false
     this.#entry = entry
     this.#isWanted = true
-    this.#toldInUse = false
+    this.#tellAnew()
     this.#wake()
     return true
   }
@@ -84,8 +91,13 @@ export class KeptDevice {
   /** FILE has it no more. */
   retire(): void {
     this.#isWanted = false
-    this.#toldInUse = false
+    this.#tellAnew()
     this.#wake()
+  }
+
+  #tellAnew(): void {
+    this.#toldInUse = false
+    this.#toldTrouble = null
   }
 
   /** Keeps it no more, and leaves it as it is. */
@@ -212,7 +224,10 @@ export class KeptDevice {
       // The server may have changed its record since.
       return await this.#apply(this.#directory.read(served.id) ?? served)
     } catch (error) {
-      this.#failed(0, error)
+      // It is tried again every few seconds, until FILE says something else.
+      const { message } = reportOf(error)
+      if (message !== this.#toldTrouble) this.#failed(0, error)
+      this.#toldTrouble = message
       return false
     }
   }
@@ -223,9 +238,7 @@ export class KeptDevice {
     const wish = await this.#wish(state)
     if (wish === null) return false
     if (wish === 'grow') {
-      const size = String(this.#entry.spec.device.size)
-      await resize(id, size)
-      this.#surroundings.tell({ event: 'resized', name: this.name, id, size })
+      await this.#grow(id)
       return false
     }
     if (await isInUse(id)) {
@@ -238,8 +251,27 @@ export class KeptDevice {
     return true
   }
 
+  /** Its server keeps the words, too: a size that `ublk resize` gives it later is no difference from them. */
+  async #grow(id: number): Promise<void> {
+    const { parseSize } = await import('ublk')
+    const entry = this.#entry
+    const size = String(entry.spec.device.size)
+    const question = new URLSearchParams({ size: String(parseSize(size)) })
+    for (const word of entry.spec.keeper.add) question.append('add', word)
+    try {
+      // Without an answer its server has just ended, and the next one is asked.
+      if ((await askServer(this.#directory.socketPath(id), 'POST', `/resize?${question}`)) === null) return
+    } catch (error) {
+      if (REFUSALS.includes(reportOf(error).code)) this.#refused = entry
+      throw error
+    }
+    this.#surroundings.tell({ event: 'resized', name: this.name, id, size })
+  }
+
   async #wish({ spec }: ServerState): Promise<Wish> {
-    return this.#isWanted ? difference(spec, this.#entry.spec, await import('ublk')) : 'remove'
+    if (!this.#isWanted) return 'remove'
+    const wish = difference(spec, this.#entry.spec, await import('ublk'))
+    return wish === 'grow' && this.#refused === this.#entry ? 'replace' : wish
   }
 
   /** The record of our device. */
@@ -331,7 +363,9 @@ export function difference(is: ServerState['spec'], wanted: Specs, { parseSize }
         .filter(([key, value]) => key !== 'size' && value !== undefined)
         .sort(),
     ])
-  if (shape(is) !== shape(wanted) || is.device.size === undefined || wanted.device.size === undefined) return 'replace'
+  if (shape(is) !== shape(wanted)) return 'replace'
+  if (is.device.size === wanted.device.size) return null
+  if (is.device.size === undefined || wanted.device.size === undefined) return 'replace'
   const [sizeIs, size] = [parseSize(is.device.size), parseSize(wanted.device.size)]
   return sizeIs === size ? null : sizeIs < size ? 'grow' : 'replace'
 }

@@ -103,7 +103,7 @@ class Conversation {
       this.#live,
       this.#ended.then((how) => Promise.reject(serverEnded(how))),
       aborted(late).then(() => Promise.reject(notLiveInTime())),
-      aborted(signal).then(() => Promise.reject(interrupted(signal))),
+      aborted(signal).then(() => Promise.reject(interrupted(signal, undefined, this.#recovers))),
     ])
     void this.#send({ type: 'serve', spec, recovers: this.#recovers })
     return whichever

@@ -14,7 +14,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import type { Recovery } from 'ublk'
 import { type ErrorReport, EXIT, Failure, reportOf } from './failure.ts'
 import { baseOf, deviceOptions, type Keeper, type ServeSpec, type TargetSpec, withFlagNames } from './target.ts'
-import { parseDurationMs } from './units.ts'
+import { LONGEST_TIMEOUT_MS, parseDurationMs } from './units.ts'
 
 /** When a server is started again. */
 export interface RestartLimits {
@@ -157,17 +157,21 @@ function restartOf(value: unknown, where: string): RestartLimits {
   if (!Number.isInteger(tries) || Number(tries) < 1) {
     throw wrong(`${where}: restart.tries must be a whole number from 1 on, got ${JSON.stringify(tries)}`)
   }
-  const time = (key: 'delay' | 'longest' | 'rarely'): number => {
-    const text = value[key]
-    if (text === undefined) return DEFAULT_RESTART[`${key}Ms`]
-    if (typeof text !== 'string') throw wrong(`${where}: restart.${key} must be a duration such as "500ms", got ${JSON.stringify(text)}`)
-    try {
-      return parseDurationMs(text, `restart.${key}`)
-    } catch (error) {
-      throw wrong(`${where}: ${(error as Error).message}`, reportOf(error).hint)
-    }
-  }
+  const time = (key: 'delay' | 'longest' | 'rarely'): number =>
+    value[key] === undefined ? DEFAULT_RESTART[`${key}Ms`] : pauseOf(value[key], `restart.${key}`, where)
   return { delayMs: time('delay'), longestMs: time('longest'), tries: Number(tries), rarelyMs: time('rarely') }
+}
+
+function pauseOf(text: unknown, key: string, where: string): number {
+  if (typeof text !== 'string') throw wrong(`${where}: ${key} must be a duration such as "500ms", got ${JSON.stringify(text)}`)
+  let ms: number
+  try {
+    ms = parseDurationMs(text, key)
+  } catch (error) {
+    throw wrong(`${where}: ${(error as Error).message}`, reportOf(error).hint)
+  }
+  if (ms <= LONGEST_TIMEOUT_MS) return ms
+  throw wrong(`${where}: ${key} ${text} is longer than a day`, 'Write it as 500ms, 20s or 1m; a number alone is seconds.')
 }
 
 /** Two devices of one number cannot be; two over one file that they write would destroy it. */

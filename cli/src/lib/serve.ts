@@ -16,7 +16,7 @@ import { type DescribedDevice, toDescribed } from './describe.ts'
 import { EXIT, Failure, interrupted } from './failure.ts'
 import { prometheusText } from './metrics.ts'
 import { ownIdentity } from './process.ts'
-import { type ServerState, StateDirectory } from './state.ts'
+import { diskSequenceOf, type ServerState, StateDirectory } from './state.ts'
 import { listen, type StatusServer } from './status-server.ts'
 import { deviceOptions, formatTarget, recoverOptions, type ServeSpec, withFlagNames } from './target.ts'
 import { version } from './version.ts'
@@ -101,7 +101,7 @@ export class DeviceServer {
       device.ref()
       return server
     } catch (error) {
-      throw signal.aborted ? interrupted(signal, error) : namedByFlags(error)
+      throw signal.aborted ? interrupted(signal, error, id) : namedByFlags(error)
     }
   }
 
@@ -166,16 +166,21 @@ export class DeviceServer {
       this.#isLeaving = false
       throw error
     }
+    // Who wanted it gone meanwhile waits for that.
+    if (this.#closing !== null) return this.#closing
     await this.#device.close()
     this.#finish(null)
   }
 
-  /** Changes its size; the next server will serve that one. */
-  async resize(size: string): Promise<void> {
+  /**
+   * Changes its size; the next server will serve that one.
+   * @param add the words of FILE that ask for it; none when it is asked for by hand
+   */
+  async resize(size: string, add: string[]): Promise<void> {
     const { spec } = this.#state
     if (spec.target.type === 'module') throw moduleKnowsItsSize(this.id)
     await this.#device.resize(size)
-    this.#state.spec = { ...spec, device: { ...spec.device, size } }
+    this.#state.spec = resized(spec, size, add)
     this.#directory.write(this.#state)
   }
 
@@ -185,6 +190,8 @@ export class DeviceServer {
       this.#directory.remove(this.id)
       await this.#openToOthers()
       await this.#device.start({ signal })
+      // It is a disk only now.
+      await this.#record()
     } catch (error) {
       // The error that began it is the one to tell.
       await this.close().catch(() => undefined)
@@ -204,7 +211,7 @@ export class DeviceServer {
       },
       stop: () => this.close(),
       quiesce: (timeoutMs) => this.quiesce(timeoutMs),
-      resize: (size) => this.resize(size),
+      resize: (size, add) => this.resize(size, add),
       sharedMemory: async () => ({ id: this.id, sharedMemory: await this.#device.sharedMemory() }),
       share: (path, readOnly) => this.#record(this.#device.shareMemory({ path, readOnly })),
       unshare: (path) => this.#unshare(path),
@@ -219,7 +226,10 @@ export class DeviceServer {
     } finally {
       const sharedMemory = await this.#device.sharedMemory()
       if (sharedMemory.length > 0 || this.#state.sharedMemory !== undefined) this.#state.sharedMemory = sharedMemory
-      this.#directory.write(this.#state)
+      const diskSequence = diskSequenceOf(this.id)
+      if (diskSequence !== undefined) this.#state.diskSequence = diskSequence
+      // While it is being removed, the record is on its way out, too.
+      if (this.#closing === null) this.#directory.write(this.#state)
     }
   }
 
@@ -237,6 +247,9 @@ export class DeviceServer {
       await this.#device.stop({ signal: this.#patience.signal }).catch((error: Error) => {
         if (error.name !== 'AbortError') throw error
       })
+      // A quiesce that was under way came first, and has left it to the next server.
+      const { state } = this.#device
+      if (state === 'quiesced' || state === 'fail_io') await (await import('ublk')).deleteDevice(this.id)
       this.#withdraw()
       await this.#device.close()
       this.#finish(null)
@@ -280,6 +293,12 @@ export class DeviceServer {
     this.#withdraw({ keepsRecord: this.#isLeaving || (error !== null && this.#isRecoverable) })
     this.#end(error)
   }
+}
+
+/** What is served when `spec` has another size. Only words of FILE replace words of FILE: by them `ublk serve` sees what has changed there. */
+export function resized(spec: ServeSpec, size: string, add: string[]): ServeSpec {
+  const { keeper } = spec
+  return { ...spec, device: { ...spec.device, size }, ...(keeper !== undefined && add.length > 0 && { keeper: { ...keeper, add } }) }
 }
 
 function moduleKnowsItsSize(id: number): Failure {

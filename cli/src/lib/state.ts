@@ -39,12 +39,23 @@ export interface ServerState extends ProcessIdentity {
   startedAt: string
   /** What is served, and how. */
   spec: ServeSpec
+  /** The kernel's number of the disk, which no other one gets while the machine runs: N may be another device's by now. */
+  diskSequence?: number
   /** What its users share with it now, where it has such memory: the next server must know, and nobody else can tell. */
   sharedMemory?: FormerMemory[]
 }
 
 /** What lies in the place of a record. */
 export type Inspection = { state: ServerState; problem: null } | { state: null; problem: string | null }
+
+/** The kernel's number of device N as a disk; undefined while it is none. */
+export function diskSequenceOf(id: number): number | undefined {
+  try {
+    return Number(readFileSync(`/sys/block/ublkb${id}/diskseq`, 'latin1'))
+  } catch {
+    return undefined
+  }
+}
 
 const DIRECTORY_MODE = 0o700
 const FILE_MODE = 0o600

@@ -3,7 +3,7 @@
  *
  *   GET /info      the device, as `info --json`        GET /stats     counters and latencies
  *   GET /metrics   the same for Prometheus             POST /stop     stops and removes the device; answers when it is gone
- *   POST /resize?size=BYTES   changes its size
+ *   POST /resize?size=BYTES[&add=WORD…]   changes its size; by `ublk serve` with the words of FILE that ask for it
  *   POST /quiesce[?timeoutMs=N]   lets go of the device, for another server; answers then, or with an error after N ms
  *   GET /shmem     the memory that its users share     POST /share?path=FILE[&readOnly]   POST /unshare?path=FILE   the same, changed
  *
@@ -26,7 +26,7 @@ export interface StatusSource {
   metrics(): Promise<string>
   stop(): Promise<void>
   quiesce(timeoutMs?: number): Promise<void>
-  resize(size: string): Promise<void>
+  resize(size: string, add: string[]): Promise<void>
   sharedMemory(): Promise<object>
   share(path: string, readOnly: boolean): Promise<void>
   unshare(path: string): Promise<void>
@@ -100,7 +100,7 @@ async function answer(request: IncomingMessage, response: ServerResponse, source
       return sendJson(response, 200, { quiesced: true })
     }
     case 'POST /resize':
-      await source.resize(word('size'))
+      await source.resize(word('size'), searchParams.getAll('add'))
       return sendJson(response, 200, await source.info())
     case 'GET /shmem':
       return sendJson(response, 200, await source.sharedMemory())

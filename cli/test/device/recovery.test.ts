@@ -1,7 +1,8 @@
 /** Verbs for devices that outlive their servers: recover, quiesce, resize, cleanup; and affinity. */
 
-import { execFile, execFileSync } from 'node:child_process'
+import { execFile, execFileSync, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -9,6 +10,7 @@ import test, { type ExecutionContext } from 'ava'
 import { Device, nullTarget } from '../../../src/index.ts'
 import { kernelFlags } from '../../../test/device/support.ts'
 import { findOrphans, removeOrphan } from '../../src/lib/cleanup.ts'
+import { askServer } from '../../src/lib/server-client.ts'
 import { errorOf, type Outcome, temporaryDirectory, ublk } from '../program.ts'
 import { add, assertNothingLeft, assertReport, del, isAlive, leftovers, list, MODULES, STATE, waitUntil } from './device.ts'
 
@@ -241,6 +243,42 @@ test.serial('quiesce: --timeout is the limit of the server, too, and who lets it
   }
   t.is((await ublk(['quiesce', String(devices[0]?.id)])).status, 0)
   await del(t, ...devices.map(({ id }) => String(id)))
+})
+
+test.serial('recover: a device that another program made under the number of the record is left alone', async (t) => {
+  const { id, server } = await add(t, 'mem', '-s', '16M', '--recovery', 'requeue', '--no-part-scan')
+  await killServer(t, { id, server }, 'quiesced')
+  // It knows nothing of records, and dies in its turn.
+  const script = `import('ublk').then(async ({ createDevice, deleteDevice, memory }) => {
+    await deleteDevice(${id})
+    await createDevice({ backend: memory({ size: '16MiB' }), id: ${id}, recovery: 'requeue' })
+    console.log('live')
+  })`
+  const other = spawn(process.execPath, ['-e', script], {
+    cwd: join(import.meta.dirname, '..', '..'),
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  await once(other.stdout, 'data')
+  await killServer(t, { id, server: { pid: other.pid as number } }, 'quiesced')
+  const refused = await ublk(['recover', String(id)])
+  assertReport(t, refused, 1, new RegExp(`device ${id} is another one than that of its record`))
+  t.is((await list(t))[0]?.state, 'quiesced')
+  await del(t, String(id))
+})
+
+test.serial('del while a quiesce waits for a request removes the device, not only its record', async (t) => {
+  if (!(await kernelFlags()).has('QUIESCE')) {
+    t.pass('this kernel cannot quiesce')
+    return
+  }
+  const { id, path } = await add(t, 'fault', '--over', 'mem', '-s', '16M', '--delay', '10s', '--recovery', 'reissue', '--no-part-scan')
+  const reading = promisify(execFile)('dd', [`if=${path}`, 'of=/dev/null', 'bs=4k', 'count=1', 'iflag=direct', 'status=none'])
+  await waitUntil('a request is open', async () => (await json(t, 'stats', String(id))).inFlight > 0)
+  const quiescing = askServer(join(STATE, `${id}.sock`), 'POST', '/quiesce?timeoutMs=60000', 90_000)
+  await del(t, String(id))
+  await t.notThrowsAsync(reading, 'what was open is answered')
+  await quiescing.catch(() => {})
+  t.deepEqual(await list(t), [])
 })
 
 const sizeSeen = (path: string): number => Number(execFileSync('blockdev', ['--getsize64', path], { encoding: 'utf8' }))
