@@ -94,30 +94,28 @@ pub struct DeviceSpec {
 
 impl DeviceSpec {
     fn open_target(&self) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
-        self.open_target_with(true, |target| {
+        self.open_target_with(None, |target| {
             let block_bytes = self.logical_block_bytes.unwrap_or(target.geometry().logical_block_bytes);
             self.integrity.as_ref().map(|integrity| integrity.options(block_bytes))
         })
     }
 
     /// For a device that has data, and integrity data if it was made so. Nothing is made anew.
-    fn open_target_again(&self, integrity: Option<Integrity>) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
-        if let Some(spec) = &self.target {
-            spec.check_is_there(integrity.is_some())?;
-        }
-        self.open_target_with(false, |_| integrity)
+    fn open_target_again(&self, device: &Device) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
+        self.open_target_with(Some(device.spec().size_bytes), |_| device.integrity())
     }
 
     fn open_target_with(
         &self,
-        may_make: bool,
+        in_use_bytes: Option<u64>,
         integrity: impl Fn(&dyn Target) -> Option<Integrity>,
     ) -> Result<Option<Arc<dyn Target>>, ublk::Error> {
         let zero_copy = matches!(self.data_path.as_str(), "zero-copy" | "auto-zero-copy");
         let Some(spec) = &self.target else { return Ok(None) };
+        let may_make = in_use_bytes.is_none();
         let target = spec.open(Opening { zero_copy, block_bytes: self.logical_block_bytes, may_make })?;
         Ok(Some(match integrity(target.as_ref()) {
-            Some(integrity) => spec.with_integrity(target, integrity)?,
+            Some(integrity) => spec.with_integrity(target, integrity, in_use_bytes)?,
             None => target,
         }))
     }
@@ -138,7 +136,7 @@ impl DeviceSpec {
             // The target alone knew its blocks when the size was checked, and it has whole ones.
             size_bytes: size_bytes - size_bytes % u64::from(logical_block_bytes),
             logical_block_bytes,
-            physical_block_bytes: self.physical_block_bytes.unwrap_or(0).max(physical).max(logical_block_bytes),
+            physical_block_bytes: self.physical_block_bytes.unwrap_or(physical).max(logical_block_bytes),
             read_only: self.read_only || geometry.is_some_and(|geometry| geometry.read_only),
             rotational: self.rotational || geometry.is_some_and(|geometry| geometry.rotational),
             volatile_cache: geometry.map_or(self.volatile_cache, |geometry| geometry.volatile_cache),
@@ -297,7 +295,7 @@ fn recover_now(
     let mut device = Device::recover(control, id)?;
     let until = Instant::now() + FILE_LIMIT;
     let target = loop {
-        match spec.open_target_again(device.integrity()) {
+        match spec.open_target_again(&device) {
             Err(ublk::Error::Busy { .. }) if Instant::now() < until => std::thread::sleep(FILE_POLL),
             opened => break opened?,
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use napi_derive::napi;
 use ublk::Target;
 use ublk::target::{
-    DieAt, Faults, FileOptions, Integrity, NbdAddress, NbdOptions, NbdTls, Op, StripeOptions, ZonedOptions, fault,
-    file, mem, mem_zero_copy, mirror, nbd, null, stripe, with_integrity, zoned,
+    DieAt, Faults, FileOptions, Integrity, IntegrityFile, NbdAddress, NbdOptions, NbdTls, Op, StripeOptions,
+    ZonedOptions, fault, file, mem, mem_zero_copy, mirror, nbd, null, stripe, with_integrity, zoned,
 };
 use ublk::uapi::IntegrityChecksum;
 
@@ -123,21 +123,17 @@ pub struct ZonedSpec {
 }
 
 impl ZonedSpec {
-    fn open(
-        &self,
-        path: Option<&PathBuf>,
-        size_bytes: u64,
-        block_bytes: Option<u32>,
-    ) -> Result<Arc<dyn Target>, ublk::Error> {
+    fn open(&self, path: Option<&PathBuf>, size_bytes: u64, opening: Opening) -> Result<Arc<dyn Target>, ublk::Error> {
         zoned(&ZonedOptions {
             size_bytes,
             path: path.cloned(),
+            must_exist: !opening.may_make,
             zone_bytes: self.zone_bytes as u64,
             zone_capacity_bytes: self.zone_capacity_bytes.map(|bytes| bytes as u64),
             conventional_zones: self.conventional_zones,
             max_open_zones: self.max_open_zones,
             max_active_zones: self.max_active_zones,
-            block_bytes,
+            block_bytes: opening.block_bytes,
         })
     }
 }
@@ -206,27 +202,12 @@ pub(crate) struct Opening {
     pub zero_copy: bool,
     /// The block size wanted.
     pub block_bytes: Option<u32>,
-    /// What is not there may be made, where `create` says so. Not for a device that is in use: it would be an empty disk under a file system.
+    /// What is not there may be made, where `create` says so; zones without being told. Not for a device that is in use: it would be
+    /// an empty disk under a file system.
     pub may_make: bool,
 }
 
 impl TargetSpec {
-    /// What opening would make without being told, and must not for a device that is in use: the files of zones and of integrity data.
-    pub(crate) fn check_is_there(&self, has_integrity: bool) -> Result<(), ublk::Error> {
-        self.over.iter().try_for_each(|below| below.check_is_there(false))?;
-        let Some(image) = self.paths.first().filter(|_| self.zoned.is_some() || has_integrity) else { return Ok(()) };
-        let table = has_integrity.then(|| format!("{image}.integrity"));
-        for path in std::iter::once(image).chain(&table) {
-            std::fs::metadata(path).map_err(|source| ublk::Error::File {
-                path: path.clone(),
-                problem: "cannot be found, and is not made anew for a device that has data".into(),
-                syscall: Some("stat"),
-                errno: source.raw_os_error(),
-            })?;
-        }
-        Ok(())
-    }
-
     pub(crate) fn open(&self, opening: Opening) -> Result<Arc<dyn Target>, ublk::Error> {
         let Opening { zero_copy, block_bytes, may_make } = opening;
         let size_bytes = self.size_bytes.map(|size| size as u64);
@@ -234,7 +215,7 @@ impl TargetSpec {
         let files = FileOptions { size_bytes, direct, create: self.create && may_make, read_only, block_bytes };
         let paths: Vec<PathBuf> = self.paths.iter().map(PathBuf::from).collect();
         if let Some(zoned) = &self.zoned {
-            return zoned.open(paths.first(), size_bytes.unwrap_or_default(), block_bytes);
+            return zoned.open(paths.first(), size_bytes.unwrap_or_default(), opening);
         }
         if let Some(spec) = &self.nbd {
             return nbd(spec.options(&files));
@@ -257,13 +238,15 @@ impl TargetSpec {
 }
 
 impl TargetSpec {
-    /// A layer over `target`, which is this one.
+    /// A layer over `target`, which is this one. `in_use_bytes`: of a device that has data, for which nothing may be made.
     pub(crate) fn with_integrity(
         &self,
         target: Arc<dyn Target>,
         integrity: Integrity,
+        in_use_bytes: Option<u64>,
     ) -> Result<Arc<dyn Target>, ublk::Error> {
-        with_integrity(target, integrity, self.paths.first().map(Path::new))
+        let file = self.paths.first().map(|image| IntegrityFile { image: Path::new(image), in_use_bytes });
+        with_integrity(target, integrity, file)
     }
 }
 

@@ -656,6 +656,55 @@ fn an_image_without_its_table_or_a_table_without_its_image_is_refused() {
     assert!(!path.exists());
 }
 
+/// Regression: a short image was grown, and its zones read as zeroes under a mounted file system.
+#[test]
+fn the_image_and_the_table_of_a_device_in_use_are_neither_made_nor_grown() {
+    let scratch = Scratch::new("in-use");
+    let options = scratch.image(small());
+    let in_use = ZonedOptions { must_exist: true, ..options.clone() };
+    let (image, table) = (options.path.clone().unwrap(), scratch.0.join("disk.zones"));
+    let refusal = || zoned(&in_use).err().unwrap().to_string();
+    assert!(refusal().ends_with("disk: cannot be found, and is not made anew for a device that has data"));
+    assert!(!image.exists() && !table.exists());
+    drop(zoned(&options).unwrap());
+    drop(zoned(&in_use).unwrap());
+
+    let (whole_image, whole_table) = (16 * MIB, 4096 + 16 * 16);
+    let cut = |path: &Path, length| File::options().write(true).open(path).unwrap().set_len(length).unwrap();
+    for has in [whole_image - 512, 0] {
+        cut(&image, has);
+        let problem = format!(
+            "disk: has {has} bytes, fewer than the {whole_image} needed, and is not grown for a device that has data"
+        );
+        assert!(refusal().ends_with(&problem), "{}", refusal());
+        assert_eq!(image.metadata().unwrap().len(), has);
+    }
+    drop(zoned(&options).unwrap());
+    assert_eq!(image.metadata().unwrap().len(), whole_image, "for a new device it is grown");
+
+    for has in [whole_table - 16, 10, 0] {
+        cut(&table, has);
+        let problem =
+            format!("has {has} bytes, fewer than the {whole_table} of a table of 16 zones, and is not made anew");
+        assert!(refusal().ends_with(&problem), "{}", refusal());
+        assert_eq!(table.metadata().unwrap().len(), has);
+    }
+    std::fs::remove_file(&table).unwrap();
+    assert!(refusal().ends_with("disk.zones: cannot be found, and is not made anew for a device that has data"));
+    assert!(!table.exists());
+    drop(zoned(&options).unwrap());
+    assert_eq!(table.metadata().unwrap().len(), whole_table, "beside an image without data it is made");
+}
+
+#[test]
+fn an_image_and_its_table_are_their_owners() {
+    let scratch = Scratch::new("mode");
+    zoned(&scratch.image(small())).unwrap();
+    for name in ["disk", "disk.zones"] {
+        assert_eq!(scratch.0.join(name).metadata().unwrap().mode() & 0o777, 0o600, "{name}");
+    }
+}
+
 #[test]
 fn what_is_past_a_write_pointer_is_cleared_when_the_image_is_opened() {
     let scratch = Scratch::new("past");

@@ -26,7 +26,7 @@ use crate::{BufferMode, CharDevice, Error};
 pub use backing::FileOptions;
 pub use fault::{DieAt, Faults, fault};
 pub use file::open as file;
-pub use integrity::{Integrity, with_integrity};
+pub use integrity::{Integrity, IntegrityFile, with_integrity};
 pub use mem::{mem, mem_zero_copy};
 pub use mirror::open as mirror;
 pub use nbd::{NbdAddress, NbdOptions, NbdTls, nbd};

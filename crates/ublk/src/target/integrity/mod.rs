@@ -27,19 +27,28 @@ use store::Store;
 /// Largest logical block of a device.
 const MAX_BLOCK_BYTES: u32 = 4096;
 
-/// `target` with integrity data as `integrity` says; in a file beside `image` if it has one (`PATH.integrity`).
+/// A file of integrity data: `PATH.integrity`, beside an image `PATH`.
+#[derive(Debug, Clone, Copy)]
+pub struct IntegrityFile<'a> {
+    /// The image.
+    pub image: &'a Path,
+    /// Bytes of the device that has data there already: the file must have theirs, and nothing of it is made. None: it is made, or grown.
+    pub in_use_bytes: Option<u64>,
+}
+
+/// `target` with integrity data as `integrity` says; in a file if there is one to be, else where the target has its data.
 ///
 /// # Errors
 /// [`Error::BadOption`] naming the rule that an option breaks, [`Error::NoMemory`], [`Error::File`], [`Error::Busy`].
 pub fn with_integrity(
     target: Arc<dyn Target>,
     integrity: Integrity,
-    image: Option<&Path>,
+    file: Option<IntegrityFile<'_>>,
 ) -> Result<Arc<dyn Target>, Error> {
     let geometry = target.geometry();
     integrity.check(MAX_BLOCK_BYTES)?; // the device's own block is looked at when it is added
-    let store = match image {
-        Some(image) => Store::beside(image, &integrity, &geometry)?,
+    let store = match file {
+        Some(file) => Store::beside(&file, &integrity, &geometry)?,
         None if target.kind() == "null" => Store::Nothing,
         None => Store::in_memory(&integrity, geometry.size_bytes)?,
     };

@@ -11,6 +11,7 @@
 //! by its end: the next record covers all of them.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -35,31 +36,24 @@ use crate::{BufferMode, CharDevice, Error};
 const IMAGE: u16 = 0;
 const TABLE: u16 = 1;
 
+/// Of the image or the table of a device in use.
+const MISSING: &str = "cannot be found, and is not made anew for a device that has data";
+
 /// Zero bytes written into the table at a time when all zones are reset.
 const ZEROES_BYTES: u32 = 64 << 10;
 
-/// Opens an image, or makes it if it is missing.
-pub(super) fn open(disk: Disk, path: &Path) -> Result<Arc<dyn Target>, Error> {
+/// Opens an image, or makes it if it is missing and need not be there.
+pub(super) fn open(disk: Disk, path: &Path, must_exist: bool) -> Result<Arc<dyn Target>, Error> {
     let table_path = table::path_of(path);
-    match (std::fs::metadata(path), table_path.exists()) {
-        (Ok(image), false) if image.blocks() > 0 => {
-            let table = table_path.display();
-            return Err(rule(
-                path,
-                &format!("has data, but not the table {table} that says how far its zones are written"),
-            ));
-        }
-        (Err(_), true) => {
-            let problem = format!("is the table of {}, which is missing; remove it to begin anew", path.display());
-            return Err(rule(&table_path, &problem));
-        }
-        _ => {}
+    if must_exist {
+        check_is_whole(path, disk.size_bytes)?;
+    } else {
+        check_is_pair(path, &table_path)?;
     }
-    let block_bytes = Some(disk.block_bytes);
-    let options =
-        FileOptions { size_bytes: Some(disk.size_bytes), create: true, block_bytes, ..FileOptions::default() };
+    let (size_bytes, block_bytes) = (Some(disk.size_bytes), Some(disk.block_bytes));
+    let options = FileOptions { size_bytes, create: !must_exist, block_bytes, ..FileOptions::default() };
     let image = Backing::open(path, &options)?;
-    match with_table(disk, &image, &table_path) {
+    match with_table(disk, &image, &table_path, must_exist) {
         Ok((table, state)) => {
             Ok(Arc::new(ZonedImage { disk, file: image.file, table, state: Arc::new(Mutex::new(Some(state))) }))
         }
@@ -70,8 +64,39 @@ pub(super) fn open(disk: Disk, path: &Path) -> Result<Arc<dyn Target>, Error> {
     }
 }
 
+/// Refuses one without the other.
+fn check_is_pair(path: &Path, table_path: &Path) -> Result<(), Error> {
+    match (std::fs::metadata(path), table_path.exists()) {
+        (Ok(image), false) if image.blocks() > 0 => {
+            let table = table_path.display();
+            Err(rule(path, &format!("has data, but not the table {table} that says how far its zones are written")))
+        }
+        (Err(_), true) => {
+            let problem = format!("is the table of {}, which is missing; remove it to begin anew", path.display());
+            Err(rule(table_path, &problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an image that a device in use has lost, or a part of it.
+fn check_is_whole(path: &Path, size_bytes: u64) -> Result<(), Error> {
+    match std::fs::metadata(path) {
+        Ok(image) if image.len() < size_bytes => {
+            let has = image.len();
+            let problem = format!(
+                "has {has} bytes, fewer than the {size_bytes} needed, and is not grown for a device that has data"
+            );
+            Err(rule(path, &problem))
+        }
+        Ok(_) => Ok(()),
+        Err(source) if source.kind() == ErrorKind::NotFound => Err(rule(path, MISSING)),
+        Err(source) => Err(failed(path, "stat", &source)),
+    }
+}
+
 /// What the table says of the image, which is brought to what it says.
-fn with_table(disk: Disk, image: &Backing, table_path: &Path) -> Result<(File, State), Error> {
+fn with_table(disk: Disk, image: &Backing, table_path: &Path, must_exist: bool) -> Result<(File, State), Error> {
     if image.is_block_device {
         return Err(rule(&image.path, "is no regular file, as the image of a zoned device must be"));
     }
@@ -80,6 +105,7 @@ fn with_table(disk: Disk, image: &Backing, table_path: &Path) -> Result<(File, S
     }
     let (table, written) = match table::open(table_path, &disk.layout)? {
         Some(there) => there,
+        None if must_exist => return Err(rule(table_path, MISSING)),
         None => (table::create(table_path, &disk.layout)?, vec![0; disk.layout.zones as usize]),
     };
     clear_past_write_pointers(&image.file, &image.path, &disk, &written)?;

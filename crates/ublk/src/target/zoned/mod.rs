@@ -50,6 +50,9 @@ pub struct ZonedOptions {
     pub size_bytes: u64,
     /// File to keep the data in; made if it is missing. None is memory.
     pub path: Option<PathBuf>,
+    /// The file has the data of a device that is in use: nothing of it or of its table is made, or grown. It would be an empty disk
+    /// under a file system.
+    pub must_exist: bool,
     /// Bytes from one zone to the next, a power of two from 64 KiB to 1 TiB.
     pub zone_bytes: u64,
     /// Bytes that a sequential zone takes, a multiple of 4096 up to its size; None is its size.
@@ -73,7 +76,7 @@ pub fn zoned(options: &ZonedOptions) -> Result<Arc<dyn Target>, Error> {
     let disk = Disk { layout, size_bytes: options.size_bytes, block_bytes: options.block_bytes.unwrap_or(512) };
     match &options.path {
         None => memory::open(disk),
-        Some(path) => image::open(disk, path),
+        Some(path) => image::open(disk, path, options.must_exist),
     }
 }
 

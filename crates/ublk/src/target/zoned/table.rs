@@ -9,7 +9,8 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use zerocopy::byteorder::little_endian::{U32, U64};
@@ -105,16 +106,17 @@ pub(super) fn path_of(image: &Path) -> PathBuf {
 pub(super) fn open(path: &Path, layout: &Layout) -> Result<Option<(File, Vec<u64>)>, Error> {
     let file = match File::options().read(true).write(true).open(path) {
         Ok(file) => file,
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) if source.kind() == ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(failed(path, "open", &source)),
     };
-    let mut bytes = vec![0; RECORDS_AT as usize + layout.zones as usize * RECORD_BYTES];
+    let mut bytes = vec![0; record_offset(layout.zones) as usize];
     let short = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::UnexpectedEof => rule(path, "is too short for a table of zones"),
+        ErrorKind::UnexpectedEof => too_short(path, &file, layout),
         _ => failed(path, "pread", &source),
     };
-    file.read_exact_at(&mut bytes[..size_of::<Header>()], 0).map_err(short)?;
-    check_header(path, &bytes, layout)?;
+    let mut header = Header::new(layout);
+    file.read_exact_at(header.as_mut_bytes(), 0).map_err(short)?;
+    check_header(path, &header, layout)?;
     file.read_exact_at(&mut bytes, 0).map_err(short)?;
     let records = bytes[RECORDS_AT as usize..].chunks_exact(RECORD_BYTES);
     let written = |(index, bytes): (usize, &[u8])| {
@@ -126,24 +128,32 @@ pub(super) fn open(path: &Path, layout: &Layout) -> Result<Option<(File, Vec<u64
     Ok(Some((file, records.enumerate().map(written).collect::<Result<_, _>>()?)))
 }
 
-fn check_header(path: &Path, bytes: &[u8], layout: &Layout) -> Result<(), Error> {
-    let header = Header::read_from_prefix(bytes).map(|(header, _)| header);
-    match header {
-        Ok(header) if header.magic != MAGIC || header.sum() != header.check.get() => {
-            Err(rule(path, "is no table of zones, or a damaged one"))
+/// A table is made whole, so what is missing was lost.
+fn too_short(path: &Path, file: &File, layout: &Layout) -> Error {
+    let needed = record_offset(layout.zones);
+    match file.metadata() {
+        Ok(metadata) => {
+            let (has, zones) = (metadata.len(), layout.zones);
+            let needed = format!("{needed} of a table of {zones} zones");
+            rule(path, &format!("is too short: it has {has} bytes, fewer than the {needed}, and is not made anew"))
         }
-        Ok(header) if header.version != VERSION => {
-            Err(rule(path, &format!("has version {}; this program reads version {VERSION}", header.version)))
-        }
-        Ok(header) if header != Header::new(layout) => Err(rule(
-            path,
-            &format!(
-                "is for {} zones of {} sectors, {} of them conventional, with a capacity of {}; give the same sizes again",
-                header.zones, header.zone_sectors, header.conventional, header.capacity_sectors
-            ),
-        )),
-        Ok(_) => Ok(()),
-        Err(_) => Err(rule(path, "is too short for a table of zones")),
+        Err(source) => failed(path, "fstat", &source),
+    }
+}
+
+fn check_header(path: &Path, header: &Header, layout: &Layout) -> Result<(), Error> {
+    if header.magic != MAGIC || header.sum() != header.check.get() {
+        Err(rule(path, "is no table of zones, or a damaged one"))
+    } else if header.version != VERSION {
+        Err(rule(path, &format!("has version {}; this program reads version {VERSION}", header.version)))
+    } else if *header != Header::new(layout) {
+        let problem = format!(
+            "is for {} zones of {} sectors, {} of them conventional, with a capacity of {}; give the same sizes again",
+            header.zones, header.zone_sectors, header.conventional, header.capacity_sectors
+        );
+        Err(rule(path, &problem))
+    } else {
+        Ok(())
     }
 }
 
@@ -157,6 +167,7 @@ pub(super) fn create(path: &Path, layout: &Layout) -> Result<File, Error> {
         .write(true)
         .create(true)
         .truncate(true)
+        .mode(0o600) // as the image
         .open(&unfinished)
         .map_err(|source| failed(&unfinished, "open", &source))?;
     let done = file
