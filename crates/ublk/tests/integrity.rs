@@ -4,15 +4,13 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use common::{Live, MIB, eventually, of_the_dead, page, spec_for};
+use common::{Live, MIB, eventually, of_the_dead, page, serve_elsewhere, spec_for};
 use ublk::target::{FileOptions, Integrity, IntegrityFile, file, mem, null, with_integrity};
 use ublk::uapi::{Features, IntegrityChecksum};
 use ublk::{BufferMode, Control, DataPath, Device, DeviceSpec, Error, Recovery, Target};
@@ -349,19 +347,6 @@ fn fill(round: u64) -> u8 {
     (1 + round % 251) as u8
 }
 
-/// A server in another process, and the block device that it serves.
-fn serve_elsewhere(image: &Path) -> (Child, String) {
-    let mut server = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "serve_for_another_process", "--nocapture"])
-        .env(SERVED_PATH, image)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let block = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("serves ")?.1.to_owned()));
-    (server, block.expect("the other process ended"))
-}
-
 /// Regression: blocks were compared with what every round writes there, and all were written again after the recovery.
 #[test]
 #[ignore = "needs a ublk kernel"]
@@ -370,7 +355,7 @@ fn a_killed_servers_device_goes_on_and_its_data_is_verified() {
         return;
     }
     let scratch = Scratch::new("recovered");
-    let (mut server, block) = serve_elsewhere(&scratch.image());
+    let (mut server, block) = serve_elsewhere(&[(SERVED_PATH, scratch.image().as_os_str())]);
     let file = Arc::new(File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(&block).unwrap());
     let course = Arc::new(Course::default());
     let written = || course.written.load(Ordering::Acquire);

@@ -5,17 +5,16 @@ mod common;
 mod zone_model;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use common::{Live, MIB, eventually, of_the_dead, page, spec_for};
+use common::{Live, MIB, eventually, of_the_dead, page, serve_elsewhere, spec_for};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use ublk::target::{Geometry, Io, Op, Progress, QueueTarget, Request, ZonedGeometry, ZonedOptions, zoned};
@@ -506,7 +505,7 @@ fn a_killed_server_leaves_every_answered_write_and_its_write_pointer() {
     let options = scratch.image(small());
     let path = options.path.clone().unwrap();
     for round in 1..=3_u8 {
-        let (mut server, block) = serve_elsewhere(&path, Recovery::Off);
+        let (mut server, block) = serve_zones_elsewhere(&path, Recovery::Off);
         let device = open_direct(&block);
         for index in 0..20_u64 {
             let place = u64::from(2 + round) * MIB + index * 4096;
@@ -558,7 +557,7 @@ fn a_killed_servers_zones_go_on_under_the_next_one() {
     for recovery in policies {
         let scratch = Scratch::new("recovered");
         let options = scratch.image(small());
-        let (mut server, block) = serve_elsewhere(options.path.as_ref().unwrap(), recovery);
+        let (mut server, block) = serve_zones_elsewhere(options.path.as_ref().unwrap(), recovery);
         let id = block.trim_start_matches("/dev/ublkb").parse().unwrap();
         let (is_over, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let writers: Vec<_> = (4..8).map(|zone| fill_zone(&block, zone, &is_over, &written)).collect();
@@ -602,17 +601,9 @@ fn a_killed_servers_zones_go_on_under_the_next_one() {
     }
 }
 
-fn serve_elsewhere(path: &Path, recovery: Recovery) -> (std::process::Child, String) {
-    let mut server = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "serve_for_another_process", "--nocapture"])
-        .env(SERVED_PATH, path)
-        .env(SERVED_RECOVERY, format!("{recovery:?}"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let block = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("serves ")?.1.to_owned()));
-    (server, block.expect("the other process ended"))
+fn serve_zones_elsewhere(path: &Path, recovery: Recovery) -> (Child, String) {
+    let recovery = format!("{recovery:?}");
+    serve_elsewhere(&[(SERVED_PATH, path.as_os_str()), (SERVED_RECOVERY, recovery.as_ref())])
 }
 
 fn open_direct(block: &str) -> File {

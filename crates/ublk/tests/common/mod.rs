@@ -7,10 +7,11 @@ pub mod huge;
 pub mod nbd_server;
 pub mod watched;
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,19 @@ pub fn page(fill: u8) -> Box<Page> {
 /// A spec that takes everything from the target.
 pub fn spec_for(target: &dyn Target) -> DeviceSpec {
     DeviceSpec { depth: 64, ..DeviceSpec::for_target(target) }
+}
+
+/// This test program once more, in its test `serve_for_another_process`: the process, and the block device that it says it `serves`.
+pub fn serve_elsewhere(variables: &[(&str, &OsStr)]) -> (Child, String) {
+    let mut server = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "serve_for_another_process", "--nocapture"])
+        .envs(variables.iter().copied())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let block = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("serves ")?.1.to_owned()));
+    (server, block.expect("the other process ended"))
 }
 
 /// Runs a program with text on its standard input; it must succeed.
