@@ -38,14 +38,8 @@ export async function recover(id: number, signal: AbortSignal, start?: () => Chi
         : '; there is a record of it (`ublk cleanup` removes that), but the machine was started since or somebody has removed it'
     throw noSuchDevice(id, also)
   }
-  if (record === null) throw noRecord(id, directory.statePath(id), problem)
-  const sequence = diskSequenceOf(id)
-  if (record.diskSequence !== undefined && sequence !== undefined && sequence !== record.diskSequence)
-    throw noRecord(
-      id,
-      '',
-      `device ${id} is another one than that of its record: somebody has removed that, and a program has made this one since`,
-    )
+  if (record === null) throw noRecord(id, problem ?? missingRecord(id, directory.statePath(id)))
+  if (isOfAnotherDisk(record)) throw noRecord(id, replaced(id))
   const keeper = record.spec.keeper && holderOf(lockPath(directory, record.spec.keeper.file))
   // Two recoveries of one device at once are more than some kernels can take.
   if (keeper && keeper.pid !== process.pid) throw keptUp(id, keeper.pid, record.spec.keeper as Keeper)
@@ -131,10 +125,24 @@ function keptUp(id: number, pid: number, { file, name }: Keeper): Failure {
   })
 }
 
-function noRecord(id: number, path: string, problem: string | null): Failure {
+function missingRecord(id: number, path: string): string {
+  return `there is no record of device ${id} (${path}): it says what to serve the device with`
+}
+
+/** Somebody may have removed the device of the record without it. */
+function isOfAnotherDisk({ id, diskSequence }: ServerState): boolean {
+  const sequence = diskSequenceOf(id)
+  return diskSequence !== undefined && sequence !== undefined && sequence !== diskSequence
+}
+
+function replaced(id: number): string {
+  return `device ${id} is another one than that of its record: somebody has removed that, and a program has made this one since`
+}
+
+function noRecord(id: number, message: string): Failure {
   return new Failure({
     code: 'ERR_UBLK_NO_RECORD',
-    message: problem ?? `there is no record of device ${id} (${path}): it says what to serve the device with`,
+    message,
     hint: `Recover it with the program that made it (\`recoverDevice(${id}, …)\` of the library), or give it up with \`ublk del ${id}\`.`,
     deviceId: id,
     exitCode: EXIT.failed,
