@@ -53,6 +53,8 @@ test('durations: ms, s, m, bare seconds', (t) => {
     [500, 20_000, 500, 60_000, 3_000],
   )
   for (const text of ['', '0', '-1s', '5x', '1h', 'ms']) t.throws(() => parseDurationMs(text, '--timeout'), { message: /--timeout/ })
+  t.is(parseDurationMs('1440m', '--timeout'), 86_400_000)
+  t.throws(() => parseDurationMs('1441m', '--timeout'), { message: '--timeout 1441m is longer than a day' })
 })
 
 test('settings: the value may hold = and be empty, a later one wins', (t) => {

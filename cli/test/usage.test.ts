@@ -21,8 +21,9 @@ const CASES: [args: string[], message: RegExp][] = [
   [['add', 'mem', '-s', '1G', '--recovery', 'maybe'], /--recovery.*maybe.*reissue/],
   [['add', 'mem', '-s', '1G', '-r', '--recovery', 'off'], /recovery/],
   [['add', 'mem', '-s', '1G', '--data-path', 'fast'], /--data-path.*fast/],
-  [['add', 'mem', '-s', '1G', '--timeout', 'soon'], /--timeout soon/],
-  [['add', 'mem', '-s', '1G', '--timeout', '50s'], /--timeout .*50000/],
+  [['add', 'nbd', 'nbd://a/x', '--timeout', 'soon'], /--timeout soon/],
+  [['add', 'mem', '-s', '1G', '--timeout', '5s'], /--timeout .*nbd.*modules.* mem/],
+  [['add', 'fault', '--over', 'mem', '-s', '1G', '--timeout', '5s'], /--timeout .*nbd.*modules.* mem/],
   [['add', 'mem', '-s', '1G', '--direct'], /--direct .*mem/],
   [['add', 'mem', '-s', '1G', '--create'], /--create .*mem/],
   [['add', 'mem', '-s', '1G', '--set', 'a=b'], /--set .*mem/],
@@ -111,6 +112,14 @@ test.serial('--set takes key=value only', async (t) => {
   const { status, stderr } = await ublk(['add', './backend.ts', '--set', 'a=1', '--set', 'word'], { cwd: directory.path })
   t.is(status, 2)
   t.regex(stderr, /--set word/)
+})
+
+test.serial('--timeout of a module is less than the kernel would wait', async (t) => {
+  const directory = temporaryDirectory({ 'backend.ts': 'export default { size: 4096, read() {} }' })
+  t.teardown(directory.remove)
+  const { status, stderr } = await ublk(['add', './backend.ts', '--timeout', '50s'], { cwd: directory.path })
+  t.is(status, 2)
+  t.regex(stderr, /--timeout in milliseconds must be .* 29999, got 50000/)
 })
 
 test.serial('stack traces appear with DEBUG=ublk only', async (t) => {

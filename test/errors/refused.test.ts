@@ -17,6 +17,9 @@ const backend = { size: MIB, read() {} }
 const mem = memory({ size: MIB })
 /** Options for JavaScript, which no compiler checks. */
 const misuse = (options: object) => () => createDevice(options as DeviceOptions)
+/** What the kernel's limit of time is for. */
+const module = path.join(directory, 'slow.js')
+writeFileSync(module, 'export default { size: 4096, read() {} }')
 const addMem = (...flags: string[]): Command => ({ args: ['add', 'mem', '-s', '1M', ...flags] })
 
 const OPTION_CASES: Case[] = [
@@ -37,7 +40,11 @@ const OPTION_CASES: Case[] = [
   { what: 'More buffers than are sensible', library: misuse({ backend, depth: 4096, maxIoBytes: '32MiB' }) },
   { what: 'An alignment that is none', library: misuse({ backend, dmaAlignment: 3 }), command: addMem('--dma-align', '3') },
   { what: 'Segments shorter than a page', library: misuse({ backend, maxSegmentSize: 512 }), command: addMem('--max-segment-size', '512') },
-  { what: 'A time limit beyond the kernel’s', library: misuse({ backend, requestTimeoutMs: 50_000 }), command: addMem('--timeout', '50s') },
+  {
+    what: 'A time limit beyond the kernel’s',
+    library: misuse({ backend, requestTimeoutMs: 50_000 }),
+    command: { args: ['add', module, '--timeout', '50s'] },
+  },
   {
     what: 'A delay for which the kernel would kill the server of an unprivileged device',
     library: misuse({ backend: fault(mem, { delayMs: 30_000 }), unprivileged: true }),

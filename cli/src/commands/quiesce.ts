@@ -1,9 +1,8 @@
 import * as Args from '@oclif/core/args'
 import * as Flags from '@oclif/core/flags'
 import { BaseCommand, parseId } from '../lib/base-command.ts'
-import { usage } from '../lib/failure.ts'
 import { quiesce } from '../lib/hand-over.ts'
-import { LONGEST_TIMEOUT_MS, parseDurationMs } from '../lib/units.ts'
+import { parseDurationMs } from '../lib/units.ts'
 
 export default class Quiesce extends BaseCommand {
   static override summary = 'Have the server of a device let go of it, for another one: before an upgrade.'
@@ -33,7 +32,6 @@ With --recovery fail-io new requests fail instead of waiting.`
     const { args, flags } = await this.parse(Quiesce)
     const id = parseId(args.id)
     const limitMs = parseDurationMs(flags.timeout, '--timeout')
-    if (limitMs > LONGEST_TIMEOUT_MS) throw usage(`--timeout ${flags.timeout} is longer than a day`)
     await quiesce(id, limitMs)
     const { deviceInfo } = await import('ublk')
     const { state } = await deviceInfo(id)

@@ -50,6 +50,8 @@ export function parseTarget(words: string[], flags: TargetFlags): TargetSpec {
   if (target.type !== 'zoned' && zoneFlag !== undefined) throw usage(`--${zoneFlag} is for zoned targets only, not for ${type}`)
   if (target.type !== 'stripe' && flags.chunk !== undefined) throw usage(`--chunk is for stripe targets only, not for ${type}`)
   if (target.type !== 'nbd' && flags.patience !== undefined) throw usage(`--patience is for nbd targets only, not for ${type}`)
+  if (target.type !== 'nbd' && target.type !== 'module' && flags.timeout !== undefined)
+    throw usage(`--timeout is for nbd targets and modules only, not for ${type}`, 'A native target waits for nobody.')
   if (target.type !== 'module' && flags.set.length > 0) throw usage(`--set is for module targets only, not for ${type}`)
   return target
 }

@@ -29,10 +29,12 @@ const DURATION_MS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000 }
 /** A day. Timers of Node end at once beyond 24.8 of them. */
 export const LONGEST_TIMEOUT_MS = 24 * 60 * 60_000
 
-/** `500ms`, `20s`, `1m`; a bare number is seconds. */
+/** `500ms`, `20s`, `1m`; a bare number is seconds. At most a day. */
 export function parseDurationMs(text: string, flag: string): number {
   const match = DURATION.exec(text)
   const ms = match === null ? 0 : Math.round(Number(match[1]) * (DURATION_MS[match[2] ?? 's'] ?? 0))
   if (ms <= 0) throw usage(`${flag} ${text} is not a duration`, 'Write it as 500ms, 20s or 1m.')
+  if (ms > LONGEST_TIMEOUT_MS)
+    throw usage(`${flag} ${text} is longer than a day`, 'Write it as 500ms, 20s or 1m; a number alone is seconds.')
   return ms
 }
