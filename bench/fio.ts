@@ -31,7 +31,7 @@ interface FioSide {
 
 const run = promisify(execFile)
 
-/** Writes every block of the device once. */
+/** Writes every block of the jobs once, with every tag. */
 export async function fill(device: string): Promise<void> {
   await fio('fill', device, 0)
 }

@@ -115,8 +115,7 @@ async function start(contestant: Contestant): Promise<Serving> {
   console.error(`${contestant.name}: starting`)
   const serving = await contestant.start()
   await settle()
-  // Null devices keep nothing.
-  if (contestant.group !== 'null') await fill(serving.path)
+  await fill(serving.path)
   return serving
 }
 
