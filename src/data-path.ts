@@ -49,7 +49,8 @@ export interface QueueOptions {
   /**
    * The threads that serve take the CPU from other programs when a request comes, as far as the scheduler lets them. False (SCHED_BATCH): they
    * wait until it is free, or the other's time is over (up to 3 ms): more requests at a time, so higher rates, where the programs that use
-   * the device share its CPUs; slow answers beside a program that computes there. Default true.
+   * the device share its CPUs; slow answers beside a program that computes there. Default true, but false where nobody waits for that: for
+   * `nullTarget` and `memory` with a queue for each CPU, served on it.
    */
   preempt?: boolean
   /** Let the kernel look for partitions when the device starts. Default true; false needs Linux 7.0. */
@@ -78,11 +79,11 @@ export const QUEUE_OPTION_NAMES = [
 const MAX_THREADS = 4096
 
 export function checkQueueOptions(options: QueueOptions, queues: number): CheckedQueueOptions {
-  const { dataPath = 'auto', threads, perIo = false, batch = false, fixedFiles = true, preempt = true, partitionScan = true } = options
+  const { dataPath = 'auto', threads, perIo = false, batch = false, fixedFiles = true, preempt, partitionScan = true } = options
   if (typeof dataPath !== 'string') throw invalidType('dataPath', oneOf(DATA_PATHS), dataPath)
   if (!DATA_PATHS.includes(dataPath)) throw invalidValue('dataPath', oneOf(DATA_PATHS), dataPath)
   for (const [name, value] of Object.entries({ perIo, batch, fixedFiles, preempt, partitionScan })) {
-    if (typeof value !== 'boolean') throw invalidType(name, 'a boolean', value)
+    if (value !== undefined && typeof value !== 'boolean') throw invalidType(name, 'a boolean', value)
   }
   if (batch && dataPath === 'get-data')
     throw invalidValue('batch', "false with dataPath 'get-data' (the driver has no batches for it)", batch)
@@ -95,7 +96,7 @@ export function checkQueueOptions(options: QueueOptions, queues: number): Checke
     perIo,
     batch,
     fixedFiles,
-    preempt,
+    preempt: preempt ?? null,
     partitionScan,
   }
 }
@@ -111,7 +112,7 @@ export function checkBackendPath(options: CheckedQueueOptions): void {
   if (perIo) throw invalidValue('perIo', rule, perIo)
   if (batch) throw invalidValue('batch', rule, batch)
   if (!fixedFiles) throw invalidValue('fixedFiles', rule, fixedFiles)
-  if (!preempt) throw invalidValue('preempt', rule, preempt)
+  if (preempt === false) throw invalidValue('preempt', rule, preempt)
   if (zeroCopyFallback === 'always') throw invalidValue('zeroCopyFallback', rule, zeroCopyFallback)
 }
 

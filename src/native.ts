@@ -179,7 +179,8 @@ export interface DeviceSpec {
   perIo: boolean
   batch: boolean
   fixedFiles: boolean
-  preempt: boolean
+  /** Null is where it keeps somebody waiting not to. */
+  preempt: boolean | null
   partitionScan: boolean
   /** Alignment of the memory of requests; null is the driver's default, or in the zero-copy modes the target's. */
   dmaAlignBytes: number | null

@@ -42,7 +42,7 @@ test('the defaults', (t) => {
     perIo: false,
     batch: false,
     fixedFiles: true,
-    preempt: true,
+    preempt: null,
     partitionScan: true,
     dmaAlignBytes: null,
     segments: null,

@@ -139,9 +139,9 @@ Sizes are bytes, or numbers with a unit that is a power of 1024: 64M, 64MiB and 
     batch: Flags.boolean({ summary: 'requests come and go many at a time' }),
     'fixed-files': Flags.boolean({ default: true, allowNo: true, summary: 'register files with the ring; default yes' }),
     preempt: Flags.boolean({
-      default: true,
       allowNo: true,
-      summary: 'take the CPU from other programs when a request comes; without: higher rates, slow beside busy programs; default yes',
+      summary:
+        'take the CPU from other programs when a request comes; without: higher rates, slow beside busy programs; default yes, but for null and mem with a queue for each CPU',
     }),
     'part-scan': Flags.boolean({ default: true, allowNo: true, summary: 'look for partitions when the device starts; default yes' }),
     cpus: Flags.string({
@@ -245,7 +245,7 @@ export function specOf({ argv, flags }: AddWords): ServeSpec {
     ...(flags['per-io'] && { perIo: true }),
     ...(flags.batch && { batch: true }),
     ...(!flags['fixed-files'] && { fixedFiles: false }),
-    ...(!flags.preempt && { preempt: false }),
+    ...(flags.preempt !== undefined && { preempt: flags.preempt }),
     ...(!flags['part-scan'] && { partitionScan: false }),
     ...(flags.unprivileged && { unprivileged: true }),
     ...(flags.integrity !== undefined && { integrity: parseIntegrity(flags.integrity) }),

@@ -87,7 +87,7 @@ impl Bridge {
 
     fn open_ring(session: &Arc<Session>, id: u16, char_device: &Arc<ublk::CharDevice>) -> Result<Bridge, NativeError> {
         let shared = Arc::clone(&session.queues[usize::from(id)]);
-        ublk::serve::prepare_queue_thread(&shared.cpus);
+        let _ = ublk::serve::prepare_queue_thread(&shared.cpus);
         let mut queue = Queue::open(char_device, id, &[])?;
         let depth = u32::from(char_device.depth());
         for tag in 0..char_device.depth() {

@@ -12,8 +12,8 @@ use napi_derive::napi;
 use ublk::device::START_LIMIT;
 use ublk::target::Integrity;
 use ublk::{
-    BufferMode, Control, DataPath, Device, DeviceInfo, QueueOptions, Recovery, Segments, SharedMemory, Target, Threads,
-    ZeroCopyFallback,
+    BufferMode, Control, DataPath, Device, DeviceInfo, Preemption, QueueOptions, Recovery, Segments, SharedMemory,
+    Target, Threads, ZeroCopyFallback,
 };
 
 use crate::error::NativeError;
@@ -70,8 +70,8 @@ pub struct DeviceSpec {
     pub batch: bool,
     /// Files from the ring's table.
     pub fixed_files: bool,
-    /// Queue threads take the CPU from others when a request comes.
-    pub preempt: bool,
+    /// Queue threads take the CPU from others when a request comes; null is as it costs nobody anything.
+    pub preempt: Option<bool>,
     /// off, on or always.
     pub zero_copy_fallback: String,
     /// Look for partitions.
@@ -161,7 +161,11 @@ impl DeviceSpec {
             queue_options: QueueOptions {
                 batch: self.batch,
                 plain_files: !self.fixed_files,
-                never_preempts: !self.preempt,
+                preemption: match self.preempt {
+                    None => Preemption::Auto,
+                    Some(true) => Preemption::Always,
+                    Some(false) => Preemption::Never,
+                },
                 fallback: match self.zero_copy_fallback.as_str() {
                     "on" => ZeroCopyFallback::On,
                     "always" => ZeroCopyFallback::Always,

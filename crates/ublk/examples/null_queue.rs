@@ -57,7 +57,7 @@ fn spawn_tasks(device: &mut Device) -> Result<JoinHandle<()>, Box<dyn Error>> {
     assert_eq!(char_device.buffers(), BufferMode::Copy);
     let (report, ready) = mpsc::channel();
     let thread = thread::spawn(move || {
-        prepare_queue_thread(&cpus);
+        let _ = prepare_queue_thread(&cpus);
         match TagTasks::open(&char_device) {
             Ok(tags) => {
                 let _ = report.send(Ok(()));

@@ -178,6 +178,19 @@ pub struct Threads {
     pub per_io: bool,
 }
 
+/// Whether a thread that serves takes the CPU from another program when a request comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Preemption {
+    /// [`Preemption::Never`] for a thread that is bound to the one CPU whose requests it serves, and a target that answers at once: who waits
+    /// for an answer has left that CPU, and nobody is late. Else [`Preemption::Always`].
+    #[default]
+    Auto,
+    /// As far as the scheduler lets it.
+    Always,
+    /// SCHED_BATCH: more requests at a time, later beside a busy program.
+    Never,
+}
+
 /// How the queues talk to the driver. The default is the usual way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QueueOptions {
@@ -185,8 +198,8 @@ pub struct QueueOptions {
     pub batch: bool,
     /// Files by descriptor, and not from the ring's table of registered ones.
     pub plain_files: bool,
-    /// The threads take the CPU from no other when a request comes (SCHED_BATCH): more requests at a time, later beside a busy program.
-    pub never_preempts: bool,
+    /// Of the threads that serve.
+    pub preemption: Preemption,
     /// For auto-zero-copy.
     pub fallback: ZeroCopyFallback,
 }
@@ -617,11 +630,18 @@ impl Device {
     pub fn control(&self) -> &Control {
         &self.control
     }
+    /// CPUs whose requests come to this queue.
+    ///
+    /// # Errors
+    /// As [`Control::queue_affinity`].
+    pub fn senders(&self, queue: u16) -> Result<Vec<usize>, Error> {
+        self.control.queue_affinity(self.id(), queue)
+    }
     /// CPUs for the owner of a queue: the caller's, dealt out in turn, or the kernel's affinity of the queue. Empty means anywhere.
     pub fn queue_cpus(&self, queue: u16) -> Vec<usize> {
         match &self.spec.cpus {
             Some(cpus) if !cpus.is_empty() => vec![cpus[usize::from(queue) % cpus.len()]],
-            _ => self.control.queue_affinity(self.id(), queue).unwrap_or_default(),
+            _ => self.senders(queue).unwrap_or_default(),
         }
     }
     /// Between a successful `start` and `stop`. The driver may have stopped it meanwhile; `Control::info` knows.

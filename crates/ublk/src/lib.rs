@@ -25,8 +25,8 @@ pub mod target;
 
 pub use control::{Control, Deletion, DeviceInfo, ZoneLimits, list};
 pub use device::{
-    BufferMode, CharDevice, DataPath, Device, DeviceSpec, FormerMemory, QueueOptions, Recovery, Segments, Threads,
-    ZeroCopyFallback,
+    BufferMode, CharDevice, DataPath, Device, DeviceSpec, FormerMemory, Preemption, QueueOptions, Recovery, Segments,
+    Threads, ZeroCopyFallback,
 };
 pub use error::Error;
 pub use queue::{Event, Queue, Request};

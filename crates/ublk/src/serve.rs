@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
 
-use ublk_executor::placement::pin_current_thread;
+use ublk_executor::placement::{Placement, pin_current_thread};
 
-use crate::device::{CharDevice, Device, Threads};
+use crate::device::{CharDevice, Device, Preemption, Threads};
 use crate::queue::native::{NativeQueue, panicked};
 use crate::queue::{MAX_SLOTS, QueueStats, Slot, Stats};
 use crate::target::Target;
@@ -104,9 +104,11 @@ fn spawn_all(
     let mut threads = Vec::new();
     let mut failure = None;
     for (queue, slots) in (0..).zip(shares) {
+        let cpus = device.queue_cpus(queue % char_device.queues());
         let worker = QueueThread {
             queue,
-            cpus: device.queue_cpus(queue % char_device.queues()),
+            keeps_nobody_waiting: target.answers_at_once() && is_beside_senders(device, &cpus, &slots),
+            cpus,
             slots,
             device: Arc::clone(char_device),
             target: Arc::clone(target),
@@ -161,6 +163,13 @@ fn deal_slots(queues: u16, depth: u16, threads: Threads) -> Vec<Vec<Slot>> {
     shares
 }
 
+/// Whether the requests of these slots all come from the one CPU that serves them.
+fn is_beside_senders(device: &Device, cpus: &[usize], slots: &[Slot]) -> bool {
+    let mut queues: Vec<u16> = slots.iter().map(|slot| slot.queue).collect();
+    queues.dedup(); // they are dealt queue by queue
+    cpus.len() == 1 && queues.into_iter().all(|queue| device.senders(queue).is_ok_and(|senders| senders == cpus))
+}
+
 /// A queue whose tags are fetched.
 struct Opened {
     id: u16,
@@ -171,6 +180,8 @@ struct Opened {
 struct QueueThread {
     queue: u16,
     cpus: Vec<usize>,
+    /// On its CPU, without taking it: who waits for an answer has left that CPU.
+    keeps_nobody_waiting: bool,
     slots: Vec<Slot>,
     device: Arc<CharDevice>,
     target: Arc<dyn Target>,
@@ -180,8 +191,13 @@ struct QueueThread {
 
 impl QueueThread {
     fn run(self, ready: mpsc::Sender<Result<Opened, Error>>) {
-        prepare_queue_thread(&self.cpus);
-        if self.device.options().never_preempts {
+        let is_placed = prepare_queue_thread(&self.cpus);
+        let yields = match self.device.options().preemption {
+            Preemption::Auto => is_placed && self.keeps_nobody_waiting,
+            Preemption::Always => false,
+            Preemption::Never => true,
+        };
+        if yields {
             leave_the_cpu_to_others();
         }
         let id = self.queue;
@@ -217,10 +233,11 @@ impl QueueThread {
 }
 
 /// Makes the calling thread fit to own a queue: placed, and marked as one whose memory allocations must not wait for
-/// write-back (which may be waiting for this very device).
-pub fn prepare_queue_thread(cpus: &[usize]) {
-    let _ = pin_current_thread(cpus); // a wish: outside of the cpuset the thread stays where it may run
+/// write-back (which may be waiting for this very device). False when it is on none of `cpus`: a wish, for outside of the cpuset the thread stays
+/// where it may run.
+pub fn prepare_queue_thread(cpus: &[usize]) -> bool {
     set_io_flusher();
+    matches!(pin_current_thread(cpus), Ok(Placement::Pinned(_)))
 }
 
 /// PR_SET_IO_FLUSHER, which needs CAP_SYS_RESOURCE; without it, a device under memory pressure may stall, as with every other server.

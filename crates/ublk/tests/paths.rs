@@ -12,7 +12,7 @@ use common::{Live, MIB, spec_for};
 use ublk::target::{FileOptions, file, mem, mem_zero_copy, null};
 use ublk::uapi::{FEATURES, Features};
 use ublk::{
-    BufferMode, Control, DataPath, Device, DeviceSpec, Error, QueueOptions, SharedMemory, Target, Threads,
+    BufferMode, Control, DataPath, Device, DeviceSpec, Error, Preemption, QueueOptions, SharedMemory, Target, Threads,
     ZeroCopyFallback,
 };
 
@@ -162,14 +162,32 @@ fn files_need_not_be_registered() {
 #[test]
 #[ignore = "needs a ublk kernel"]
 fn a_server_may_leave_the_cpu_to_others() {
-    for (never_preempts, policy) in [(false, libc::SCHED_OTHER), (true, libc::SCHED_BATCH)] {
-        let queue_options = QueueOptions { never_preempts, ..QueueOptions::default() };
-        let target = mem(SIZE).unwrap();
-        let live =
-            Live::with(Arc::clone(&target), DeviceSpec { queues: 2, queue_options, ..spec_for(target.as_ref()) });
-        let id = live.device.id();
-        assert_eq!(policies(&format!("ublk{id}q")), vec![policy; 2], "never preempts: {never_preempts}");
-        check(&live, "never preempts");
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    assert!(cpus > 1, "else each queue has one CPU, whatever is asked for");
+    let [memory, image] = targets(BufferMode::Copy, "preemption").try_into().ok().unwrap();
+    let queues = |queues: usize| DeviceSpec { depth: DEPTH, queues: queues as u16, ..spec_for(memory.as_ref()) };
+    let one_thread = Threads { count: Some(1), per_io: false };
+    let same_cpu = Some(vec![0]);
+    let (auto, always, never) = (Preemption::Auto, Preemption::Always, Preemption::Never);
+    for (what, target, preemption, yielding, spec) in [
+        ("beside their senders", &memory, auto, cpus, queues(cpus)),
+        ("whose requests come from several CPUs", &memory, auto, 0, queues(1)),
+        ("of several queues", &memory, auto, 0, DeviceSpec { threads: one_thread, ..queues(cpus) }),
+        ("on a CPU that sends to one of them", &memory, auto, 1, DeviceSpec { cpus: same_cpu, ..queues(cpus) }),
+        ("that wait for a file", &image, auto, 0, queues(cpus)),
+        ("that are told to preempt", &memory, always, 0, queues(cpus)),
+        ("that are told not to", &image, never, 1, queues(1)),
+    ] {
+        let queue_options = QueueOptions { preemption, ..QueueOptions::default() };
+        let live = Live::with(Arc::clone(target), DeviceSpec { queue_options, ..spec });
+        let found = policies(&format!("ublk{}q", live.device.id()));
+        assert!(
+            found.iter().all(|policy| [libc::SCHED_OTHER, libc::SCHED_BATCH].contains(policy)),
+            "{what}: {found:?}"
+        );
+        let batch = found.iter().filter(|&&policy| policy == libc::SCHED_BATCH).count();
+        assert_eq!(batch, yielding, "threads {what}: {found:?}");
+        check(&live, what);
     }
 }
 

@@ -73,6 +73,10 @@ impl Target for Mem {
         vec![BufferMode::GetData]
     }
 
+    fn answers_at_once(&self) -> bool {
+        true
+    }
+
     fn queue(&self, device: &Arc<CharDevice>, _tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
         let has_places = matches!(device.buffers(), BufferMode::GetData | BufferMode::UserCopy);
         Ok(Box::new(MemQueue { store: Arc::clone(&self.store), has_places }))

@@ -167,6 +167,10 @@ pub trait Target: Send + Sync {
     fn geometry(&self) -> Geometry;
     /// Buffer modes by preference; copy need not be named.
     fn buffers(&self) -> Vec<BufferMode>;
+    /// True: each request is answered when it comes, and none waits for an operation.
+    fn answers_at_once(&self) -> bool {
+        false
+    }
     /// Its zones, if it is a zoned disk: such a device moves its data by user copy.
     fn zoned(&self) -> Option<ZonedGeometry> {
         None

@@ -34,6 +34,10 @@ impl Target for Null {
         Vec::new()
     }
 
+    fn answers_at_once(&self) -> bool {
+        true
+    }
+
     fn queue(&self, _device: &Arc<CharDevice>, tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
         Ok(Box::new(NullQueue { dirty_bytes: vec![0; tags as usize] }))
     }

@@ -51,7 +51,7 @@ impl Keeper {
         }
         let mut of_thread = work.clone();
         let spawned = thread::Builder::new().name("ublk-mirror".into()).spawn(move || {
-            prepare_queue_thread(&[]);
+            let _ = prepare_queue_thread(&[]);
             of_thread.run();
             of_thread.record.generation
         });
