@@ -663,13 +663,14 @@ impl Device {
         if self.char_device.is_some() {
             return Err(Error::InvalidState { id, problem: "is being served already" });
         }
-        if self.is_recovering {
-            self.control.start_recovery(id, FORMER_SERVER_LIMIT)?;
-        } else if self.was_served {
+        if self.was_served && !self.is_recovering {
             self.renew()?;
         }
+        let turn = self.is_recovering.then(|| self.control.start_recovery(id, FORMER_SERVER_LIMIT)).transpose()?;
+        let file = open_char_device(id)?;
+        drop(turn);
         let char_device = Arc::new(CharDevice {
-            file: open_char_device(id)?,
+            file,
             id,
             queues: self.granted.nr_hw_queues,
             depth: self.granted.queue_depth,

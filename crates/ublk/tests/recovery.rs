@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::{Live, MIB, of_the_dead, page, spec_for};
+use rustix::fs::FlockOperation;
 use ublk::control::{block_path, char_path};
 use ublk::device::{DataPath, Threads};
 use ublk::target::{
@@ -139,10 +140,21 @@ struct Recovered {
 
 impl Recovered {
     fn take(id: DeviceId, target: Arc<dyn Target>) -> Recovered {
-        let mut device = Device::recover(&Control::open().unwrap(), id).unwrap();
-        let served = spawn_target(&mut device, target, Arc::new(|_| {})).unwrap();
-        device.start().unwrap();
-        Recovered { device, served: Some(served) }
+        Recovered::try_take(id, target).unwrap()
+    }
+
+    fn try_take(id: DeviceId, target: Arc<dyn Target>) -> Result<Recovered, Error> {
+        let mut device = Device::recover(&Control::open()?, id)?;
+        match spawn_target(&mut device, target, Arc::new(|_| {})) {
+            Ok(served) => {
+                device.start()?;
+                Ok(Recovered { device, served: Some(served) })
+            }
+            Err(error) => {
+                device.give_up_recovery();
+                Err(error)
+            }
+        }
     }
 
     /// Lets go of the device, which waits for the next server then.
@@ -325,6 +337,66 @@ fn a_char_device_in_other_hands_keeps_a_recovery_waiting_and_then_refuses_it() {
     assert!((9..12).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     drop(holder);
     drop(Recovered::take(server.id, image(&server.image)));
+}
+
+/// Before Linux 6.16 the driver follows a null pointer when a second START_USER_RECOVERY comes before the first one's char device is open.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn recoveries_keep_others_back_until_they_hold_the_char_device() {
+    let mut server = Server::of(Recovery::Requeue);
+    server.kill();
+    wait_for(server.id, DevState::Quiesced);
+    let (id, control) = (server.id, Control::open().unwrap());
+    let other = File::open("/dev/ublk-control").unwrap();
+    rustix::fs::flock(&other, FlockOperation::LockExclusive).unwrap();
+
+    let began = Instant::now();
+    let mut device = Device::recover(&control, id).unwrap();
+    drop(device.open().unwrap()); // one that keeps them back for long delays this one, and no more
+    assert!(began.elapsed() > Duration::from_secs(1), "it did not wait: {:?}", began.elapsed());
+    device.give_up_recovery();
+    if !control.features().unwrap().contains(Features::SAFE_STOP_DEV) {
+        return; // there the driver would not take a second one
+    }
+    let (opened, hears) = std::sync::mpsc::channel();
+    let next = std::thread::spawn(move || {
+        let mut device = Device::recover(&control, id).unwrap();
+        opened.send(device.open().is_ok()).unwrap();
+        device.give_up_recovery();
+    });
+    assert!(hears.recv_timeout(Duration::from_millis(300)).is_err(), "it did not wait");
+    let released = Instant::now();
+    drop(other);
+    assert!(hears.recv().unwrap());
+    assert!(released.elapsed() < Duration::from_secs(1), "{:?}", released.elapsed());
+    next.join().unwrap();
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn of_several_recoveries_at_once_one_has_the_device_and_the_others_hear_so() {
+    for round in 0..3 {
+        let mut server = Server::of(Recovery::Reissue);
+        server.kill();
+        wait_for(server.id, DevState::Quiesced);
+        let id = server.id;
+        let began = Instant::now();
+        let contenders: Vec<_> =
+            (0..3).map(|_| std::thread::spawn(move || Recovered::try_take(id, mem_zero_copy(SIZE).unwrap()))).collect();
+        let outcomes: Vec<_> = contenders.into_iter().map(|contender| contender.join().unwrap()).collect();
+        assert!(began.elapsed() < Duration::from_secs(5), "round {round}: {:?}", began.elapsed());
+        let (taken, refused): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
+        assert_eq!(taken.len(), 1, "round {round}");
+        for error in refused.into_iter().filter_map(Result::err) {
+            let says = format!("is live: process {} serves it", std::process::id());
+            assert!(error.to_string().contains(&says), "round {round}: {error}");
+        }
+        let disk = File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(block_path(id)).unwrap();
+        disk.write_all_at(&page(7).0, 4096).unwrap();
+        let mut data = page(0);
+        disk.read_exact_at(&mut data.0, 4096).unwrap();
+        assert!(data.0 == [7; 4096], "round {round}");
+    }
 }
 
 /// The former server has it until its last memory is freed.

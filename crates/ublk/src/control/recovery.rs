@@ -1,10 +1,14 @@
 //! How a device goes from one server to the next (QUIESCE_DEV, START_USER_RECOVERY, END_USER_RECOVERY), and UPDATE_SIZE, which like these
 //! changes a device that is in use.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use ublk_uapi::{CtrlCmd, CtrlOp, DevInfo, DevState, Features, SECTOR_SHIFT};
 
+use super::thread::CONTROL_PATH;
 use super::{Control, char_path};
 use crate::{DeviceId, Error};
 
@@ -13,6 +17,9 @@ const RELEASE_POLL: Duration = Duration::from_millis(2);
 
 /// A server that was killed may still be seen to run for so long.
 const KILLED_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long another recovery may take for what takes microseconds.
+const TURN_LIMIT: Duration = Duration::from_secs(2);
 
 /// What QUIESCE_DEV may take beyond the time that it is told to wait.
 const QUIESCE_SLACK: Duration = Duration::from_secs(2);
@@ -30,30 +37,33 @@ impl Control {
             match info.state() {
                 Ok(DevState::Quiesced | DevState::FailIo) => return Ok(info),
                 Ok(DevState::Dead) => return Err(dead(id, "recovered")),
-                _ if began.elapsed() >= KILLED_LIMIT && runs(info.ublksrv_pid) => {
-                    let problem = format!("is live: process {} serves it", info.ublksrv_pid);
-                    let hint =
-                        "Quiesce it (`ublk quiesce`) for another server to take it over, or end its server first.";
-                    return Err(Error::Refused { id, problem, hint });
-                }
+                _ if began.elapsed() >= KILLED_LIMIT && runs(info.ublksrv_pid) => return Err(live(&info)),
                 _ if began.elapsed() >= limit => return Err(Error::Busy { what: char_path(id), id: Some(id) }),
                 _ => std::thread::sleep(RELEASE_POLL),
             }
         }
     }
 
-    /// START_USER_RECOVERY: the driver forgets the former server. It refuses while somebody holds the char device, which is waited for.
-    pub(crate) fn start_recovery(&self, id: DeviceId, limit: Duration) -> Result<(), Error> {
+    /// START_USER_RECOVERY: the driver forgets the former server. It refuses while somebody holds the char device, which is waited for: that is
+    /// the former server, or another recovery. Keep the turn until the char device is open.
+    pub(crate) fn start_recovery(&self, id: DeviceId, limit: Duration) -> Result<Turn, Error> {
         let until = Instant::now() + limit;
         loop {
+            let turn = Turn::take();
             match self.run(CtrlOp::StartUserRecovery, CtrlCmd::for_device(id), &mut Vec::new()) {
-                Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {}
-                answer => return answer.map(drop),
+                // EINVAL: another recovery has got so far, and its queues are not ready.
+                Err(Error::Kernel { source, .. })
+                    if matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EINVAL)) => {}
+                answer => return answer.map(|_| turn),
             }
-            if Instant::now() >= until {
-                return Err(Error::Busy { what: char_path(id), id: Some(id) });
+            drop(turn);
+            let info = self.dev_info(id)?;
+            match info.state() {
+                Ok(DevState::Live) => return Err(live(&info)),
+                Ok(DevState::Dead) => return Err(dead(id, "recovered")),
+                _ if Instant::now() >= until => return Err(Error::Busy { what: char_path(id), id: Some(id) }),
+                _ => std::thread::sleep(RELEASE_POLL),
             }
-            std::thread::sleep(RELEASE_POLL);
         }
     }
 
@@ -164,6 +174,33 @@ impl Control {
         }
         Err(Error::from_answer(op, info.dev_id, libc::EOPNOTSUPP))
     }
+}
+
+/// One recovery of this machine at a time is between START_USER_RECOVERY and its hold on the char device: a second START_USER_RECOVERY in
+/// between is taken by some drivers, and more than some others can take (before 6.16 they follow a null pointer). It goes with its process.
+pub(crate) struct Turn {
+    _lock: Option<File>,
+}
+
+impl Turn {
+    /// Who keeps it for long delays others, and no more.
+    fn take() -> Turn {
+        let until = Instant::now() + TURN_LIMIT;
+        let lock = File::open(CONTROL_PATH).ok();
+        while let Some(file) = &lock {
+            match flock(file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(RELEASE_POLL),
+                _ => break,
+            }
+        }
+        Turn { _lock: lock }
+    }
+}
+
+fn live(info: &DevInfo) -> Error {
+    let problem = format!("is live: process {} serves it", info.ublksrv_pid);
+    let hint = "Quiesce it (`ublk quiesce`) for another server to take it over, or end its server first.";
+    Error::Refused { id: info.dev_id, problem, hint }
 }
 
 fn dead(id: DeviceId, done: &str) -> Error {

@@ -19,7 +19,7 @@ use super::opcodes::Opcodes;
 use crate::Error;
 
 const RING_ENTRIES: u32 = 64;
-const CONTROL_PATH: &str = "/dev/ublk-control";
+pub(super) const CONTROL_PATH: &str = "/dev/ublk-control";
 /// After a cancel, how long the driver may take to let go before it counts as stuck.
 const CANCEL_LIMIT: Duration = Duration::from_millis(500);
 /// The same for DEL_DEV: the driver removes one device at a time, and a removal whose turn has not come cannot be cancelled.
