@@ -167,6 +167,9 @@ impl Target for Panicking {
     fn buffers(&self) -> Vec<BufferMode> {
         self.below.buffers()
     }
+    fn serves_zero_copy(&self) -> bool {
+        self.below.serves_zero_copy()
+    }
     fn files(&self) -> Vec<BorrowedFd<'_>> {
         self.below.files()
     }

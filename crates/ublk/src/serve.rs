@@ -74,8 +74,9 @@ impl Served {
 /// Opens the char device and starts a thread per queue; returns when every tag was fetched, so that START_DEV goes through.
 ///
 /// # Errors
-/// Those of [`Device::take_target`] for a device that is being recovered, of [`Device::open`] and of a queue's ring. Nothing keeps running then, and the char device is closed.
+/// [`Error::Refused`] for a target that cannot serve the device's data path; those of [`Device::take_target`] for a device that is being recovered, of [`Device::open`] and of a queue's ring. Nothing keeps running then, and the char device is closed.
 pub fn spawn_target(device: &mut Device, target: Arc<dyn Target>, observer: Observer) -> Result<Served, Error> {
+    check_movement(device, target.as_ref())?;
     if device.is_recovering() {
         device.take_target(Some(target.as_ref()))?;
     }
@@ -90,6 +91,19 @@ pub fn spawn_target(device: &mut Device, target: Arc<dyn Target>, observer: Obse
         device.close_char();
     }
     spawned
+}
+
+/// A target that never sees its data would acknowledge it all the same.
+fn check_movement(device: &Device, target: &dyn Target) -> Result<(), Error> {
+    if !device.buffers().is_zero_copy() || target.serves_zero_copy() {
+        return Ok(());
+    }
+    let (mode, kind) = (device.buffers().name(), target.kind());
+    Err(Error::Refused {
+        id: device.id(),
+        problem: format!("moves its data by {mode}, and {kind} needs it in the memory of its server"),
+        hint: "Make it with the data path copy, get-data or user-copy, or serve it with a target that has its data in files.",
+    })
 }
 
 fn spawn_all(

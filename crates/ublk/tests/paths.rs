@@ -9,11 +9,11 @@ use std::sync::Arc;
 use common::huge::{huge_pages, part};
 use common::watched::watched;
 use common::{Live, MIB, spec_for};
-use ublk::target::{FileOptions, file, mem, mem_zero_copy, null};
+use ublk::target::{Faults, FileOptions, fault, file, mem, mem_zero_copy, null};
 use ublk::uapi::{FEATURES, Features};
 use ublk::{
     BufferMode, Control, DataPath, Device, DeviceSpec, Error, Preemption, QueueOptions, SharedMemory, Target, Threads,
-    ZeroCopyFallback,
+    ZeroCopyFallback, spawn_target,
 };
 
 const SIZE: u64 = 16 * MIB;
@@ -156,6 +156,32 @@ fn files_need_not_be_registered() {
     for mode in modes_here() {
         let queue_options = QueueOptions { plain_files: true, ..QueueOptions::default() };
         check_path("plain files", mode, |spec| DeviceSpec { queue_options, ..spec });
+    }
+}
+
+/// It would acknowledge writes whose data it never had.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_target_that_needs_its_data_in_memory_is_not_served_with_zero_copy() {
+    if !kernel_has(Features::AUTO_BUF_REG) {
+        return;
+    }
+    for mode in [BufferMode::ZeroCopy, BufferMode::AutoZeroCopy] {
+        let memory = mem(SIZE).unwrap();
+        let spec = DeviceSpec { data_path: DataPath::Only(mode), ..spec_for(memory.as_ref()) };
+        let mut device = Device::add(&Control::open().unwrap(), spec).unwrap();
+        for target in [Arc::clone(&memory), fault(memory, Faults::default())] {
+            let kind = target.kind();
+            let error = spawn_target(&mut device, target, Arc::new(|_| {})).err().unwrap();
+            let rule = format!("moves its data by {}, and {kind} needs it in the memory of its server", mode.name());
+            assert!(error.to_string().contains(&rule), "{error}");
+        }
+        let served = spawn_target(&mut device, mem_zero_copy(SIZE).unwrap(), Arc::new(|_| {})).unwrap();
+        device.start().unwrap();
+        device.stop().unwrap();
+        served.join();
+        device.close_char();
+        device.delete().unwrap();
     }
 }
 

@@ -399,6 +399,23 @@ fn of_several_recoveries_at_once_one_has_the_device_and_the_others_hear_so() {
     }
 }
 
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_target_that_cannot_have_the_data_leaves_the_device_to_the_next_one() {
+    let mut server = Server::of(Recovery::Reissue);
+    let is_zero_copy = has(Features::AUTO_BUF_REG);
+    server.kill();
+    wait_for(server.id, DevState::Quiesced);
+    let taken = Recovered::try_take(server.id, mem(SIZE).unwrap());
+    if !is_zero_copy {
+        return drop(taken.unwrap());
+    }
+    let error = taken.err().unwrap();
+    assert!(error.to_string().contains("needs it in the memory of its server"), "{error}");
+    assert_eq!(state(server.id), DevState::Quiesced);
+    drop(Recovered::take(server.id, image(&server.image)));
+}
+
 /// The former server has it until its last memory is freed.
 fn hold(path: &str) -> File {
     let until = Instant::now() + LIMIT;
@@ -422,6 +439,9 @@ impl Target for Half {
     }
     fn buffers(&self) -> Vec<BufferMode> {
         self.0.buffers()
+    }
+    fn serves_zero_copy(&self) -> bool {
+        self.0.serves_zero_copy()
     }
     fn queue(&self, device: &Arc<CharDevice>, tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
         static MADE: AtomicBool = AtomicBool::new(false);

@@ -90,6 +90,10 @@ impl Target for Fault {
         self.below.buffers().into_iter().filter(|mode| mode.is_zero_copy()).collect()
     }
 
+    fn serves_zero_copy(&self) -> bool {
+        self.below.serves_zero_copy()
+    }
+
     fn files(&self) -> Vec<BorrowedFd<'_>> {
         self.below.files()
     }

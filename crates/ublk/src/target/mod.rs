@@ -167,6 +167,10 @@ pub trait Target: Send + Sync {
     fn geometry(&self) -> Geometry;
     /// Buffer modes by preference; copy need not be named.
     fn buffers(&self) -> Vec<BufferMode>;
+    /// False: it needs its data in the server's memory, where the zero-copy modes never bring it.
+    fn serves_zero_copy(&self) -> bool {
+        self.buffers().iter().any(|mode| mode.is_zero_copy())
+    }
     /// True: each request is answered when it comes, and none waits for an operation.
     fn answers_at_once(&self) -> bool {
         false

@@ -47,6 +47,9 @@ impl Target for Watched {
     fn buffers(&self) -> Vec<BufferMode> {
         self.0.buffers()
     }
+    fn serves_zero_copy(&self) -> bool {
+        self.0.serves_zero_copy()
+    }
     fn files(&self) -> Vec<BorrowedFd<'_>> {
         self.0.files()
     }

@@ -219,12 +219,6 @@ impl Target for Nbd {
     fn queue(&self, device: &Arc<CharDevice>, tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
         let Shared { options, export, queues, .. } = &*self.shared;
         let longest = export.max_payload_bytes;
-        if device.buffers().is_zero_copy() {
-            return Err(rule(
-                options,
-                "a socket takes no fixed buffers; choose the data path copy, get-data or user-copy",
-            ));
-        }
         if device.max_io_bytes() > longest {
             return Err(rule(
                 options,
