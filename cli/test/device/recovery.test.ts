@@ -45,6 +45,27 @@ function read(path: string): Buffer {
   return execFileSync('dd', [`if=${path}`, 'bs=64k', 'count=4', 'iflag=direct', 'status=none'])
 }
 
+test.serial('recover: of two at once one has the device, and the other says that it is served', async (t) => {
+  const directory = temporaryDirectory()
+  t.teardown(directory.remove)
+  const image = join(directory.path, 'disk.img')
+  const first = await add(t, 'file', image, '--create', '-s', '16M', '--recovery', 'reissue')
+  const data = randomBytes(256 * 1024)
+  write(first.path, data)
+  await killServer(t, first, 'quiesced')
+  const both = await Promise.all([1, 2].map(() => ublk(['recover', String(first.id), '--json'])))
+  const [taken, refused] = both.toSorted((one, other) => (one.status ?? 0) - (other.status ?? 0)) as [Outcome, Outcome]
+  t.is(taken.status, 0, taken.stdout + taken.stderr)
+  t.is(refused.status, 1, refused.stdout + refused.stderr)
+  const server = JSON.parse(taken.stdout).server.pid
+  t.regex(errorOf(refused).message, new RegExp(`is live: process ${server} serves it`))
+  const now = await json(t, 'info', String(first.id))
+  t.is(now.state, 'live')
+  t.is(now.server.pid, server, 'the record is that of the one that serves it')
+  t.deepEqual(read(first.path), data)
+  await del(t, String(first.id))
+})
+
 test.serial('recover: integrity data goes on beside the data, and is not made anew', async (t) => {
   if (!(await kernelFlags()).has('INTEGRITY')) {
     t.pass('this kernel has no integrity data')

@@ -300,7 +300,10 @@ fn recover_now(
     let until = Instant::now() + FILE_LIMIT;
     let target = loop {
         match spec.open_target_again(&device) {
-            Err(ublk::Error::Busy { .. }) if Instant::now() < until => std::thread::sleep(FILE_POLL),
+            Err(ublk::Error::Busy { .. }) if Instant::now() < until => {
+                std::thread::sleep(FILE_POLL);
+                device = Device::recover(control, id)?; // another recovery may have the file, and by now the device
+            }
             opened => break opened?,
         }
     };
