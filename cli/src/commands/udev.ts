@@ -4,6 +4,8 @@ import { BaseCommand } from '../lib/base-command.ts'
 import { EXIT, Failure, usage } from '../lib/failure.ts'
 
 const PROGRAM = join(import.meta.dirname, '..', '..', 'bin', 'run.js')
+/** The unit of udev forbids its children to make code (MemoryDenyWriteExecute): V8 interprets then, or it crashes. */
+const MAKES_NO_CODE = '--jitless'
 
 export default class Udev extends BaseCommand {
   static override summary = 'Print udev rules that let users who are not root have devices of their own.'
@@ -26,7 +28,7 @@ this program. Nodes of other devices stay as they are. The driver itself lets no
   async run(): Promise<{ rules: string } | { uid: number; gid: number }> {
     const { flags } = await this.parse(Udev)
     if (flags.owner !== undefined) return this.#owner(flags.owner)
-    const rules = rulesText(`${process.execPath} ${PROGRAM} udev --owner %k`)
+    const rules = rulesText(`${process.execPath} ${MAKES_NO_CODE} ${PROGRAM} udev --owner %k`)
     this.log(rules.trimEnd())
     return { rules }
   }
