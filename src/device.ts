@@ -54,15 +54,18 @@ const DEFAULT_WAIT_MS = 30_000
 /** Warnings that are kept for the first listener: the last ones. */
 const MOST_UNHEARD = 16
 
-/** ADD_DEV, or the begin of a recovery; `starts` as in `NativeBinding`. */
-type Adding = (
-  binding: NativeBinding,
-  spec: DeviceSpec,
-  starts: boolean,
-  onEvent: (event: NativeEvent) => void,
-) => Promise<Outcome<NativeDevice>>
+/** ADD_DEV, or the begin of a recovery. */
+interface Adding {
+  /** `starts` as in `NativeBinding`. */
+  begin(binding: NativeBinding, spec: DeviceSpec, starts: boolean, onEvent: (event: NativeEvent) => void): Promise<Outcome<NativeDevice>>
+  /** Its users wait for it: an abort may end the wait for a server, and nothing else. */
+  isRecovery: boolean
+}
 
-const newDevice: Adding = (binding, spec, starts, onEvent) => binding.addDevice(spec, starts, onEvent)
+const newDevice: Adding = {
+  begin: (binding, spec, starts, onEvent) => binding.addDevice(spec, starts, onEvent),
+  isRecovery: false,
+}
 
 /**
  * A ublk device of this process.
@@ -120,10 +123,11 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
   static async recoverLive(id: number, options: RecoverOptions): Promise<Device> {
     const info = await deviceInfo(id, options?.signal === undefined ? {} : { signal: options.signal })
     const checked = checkRecoverOptions(info, options)
-    const device = await Device.#live(checked, async (binding, spec, starts, onEvent) => {
+    const begin: Adding['begin'] = async (binding, spec, starts, onEvent) => {
       checkPromises(info, spec)
       return binding.recoverDevice(id, spec, starts, onEvent)
-    })
+    }
+    const device = await Device.#live(checked, { begin, isRecovery: true })
     if (checked.sharedMemory.length > 0) await device.#tellLostMemory(checked.sharedMemory)
     return device
   }
@@ -139,7 +143,7 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
   static async #live(checked: CheckedOptions, add: Adding): Promise<Device> {
     const device = await Device.#add(checked, true, add)
     try {
-      if (device.state !== 'live') await device.#exclusive(() => device.#start(checked.signal))
+      if (device.state !== 'live') await device.#exclusive(() => device.#start(checked.signal, add.isRecovery))
       return device
     } catch (error) {
       await device.close()
@@ -160,14 +164,15 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
       // A device that starts at once may fail before there is an object to tell.
       const early: NativeEvent[] = []
       const hear = (event: NativeEvent): void => (device === null ? void early.push(event) : device.#hear(event))
-      const adding = add(binding, spec, starts && isNative, hear)
+      const adding = add.begin(binding, spec, starts && isNative, hear)
       device = await takenAlong(adding, checked.closeOnSignal, (nativeDevice) => {
         return new Device(nativeDevice, server, checked, toDeviceInfo(nativeDevice.granted))
       })
       if (starts && isNative) device.#enter('live', 'start')
       device.#applyRef()
       early.forEach(hear)
-      if (signal?.aborted) throw abortError(signal, 'creating the device')
+      const isTooLate = add.isRecovery && device.state === 'live'
+      if (signal?.aborted && !isTooLate) throw abortError(signal, 'creating the device')
       return device
     } catch (error) {
       await device?.close()
@@ -364,7 +369,7 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     return this
   }
 
-  async #start(signal: AbortSignal | null): Promise<void> {
+  async #start(signal: AbortSignal | null, isRecovery = false): Promise<void> {
     if (this.#state !== 'dead') {
       throw new UblkError('ERR_UBLK_INVALID_STATE', {
         message: `device ${this.id} is ${this.#state}; only a dead device can start`,
@@ -380,7 +385,9 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     this.#failure = null
     this.#holdProcess()
     try {
-      await this.#startServing(starting.signal)
+      // From the first command of a recovery on to give up would end the device, or on old kernels more than that.
+      const onPrepare = (): void => void (isRecovery && signal?.removeEventListener('abort', forward))
+      await this.#startServing(starting.signal, onPrepare)
       this.#enter('live', 'start')
     } catch (error) {
       // What is stopped was never live: its own failure to stop would hide the reason.
@@ -394,11 +401,12 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
     }
   }
 
-  async #startServing(signal: AbortSignal): Promise<void> {
+  async #startServing(signal: AbortSignal, onPrepare: () => void): Promise<void> {
     signal.throwIfAborted()
     const { id, path, size, logicalBlockSize: blockSize, readOnly, queues, depth, maxIoBytes } = this.#info
     const info: BackendInfo = { id, path, size, blockSize, readOnly, queues, depth, maxIoBytes, queue: null }
     await this.#server.start(this.#native, info, signal, {
+      onPrepare,
       onFailure: (failure) => this.#tellFailure(failure),
       onDeath: (queue, error) => this.#failQueue(queue, error),
     })
@@ -567,7 +575,8 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
 
 /**
  * Serves a device whose server is gone (`quiesced` or `fail_io`), whichever process and program made it: resolves when it is live again.
- * Size, queues and all else stay as they are; `backend` must have the same bytes. A failure or an abort leaves it to the next server.
+ * Size, queues and all else stay as they are; `backend` must have the same bytes. A failure leaves it to the next server, and so does an abort,
+ * unless it comes too late: once the driver has heard of the recovery, that goes on, and the call resolves.
  * @param id N of /dev/ublkbN
  * @throws `ERR_UBLK_INVALID_STATE` for a device that is live, dead or made without `recovery`; `ERR_UBLK_NO_DEVICE`; `ERR_UBLK_BUSY` when
  *   its former server does not end within ten seconds; and what `createDevice` throws for its backend

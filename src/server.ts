@@ -17,6 +17,8 @@ import { NativeTarget, WorkerBackend } from './targets.ts'
 
 /** What a server tells its device. */
 export interface ServerListener {
+  /** The backend is open; the driver hears of it next. */
+  onPrepare(): void
   onFailure(failure: HandlerFailure): void
   /** The JavaScript side of a queue is gone. */
   onDeath(queue: number, error: UblkError): void
@@ -75,6 +77,7 @@ export class MainServer implements Server {
       const onFailure = (failure: HandlerFailure) => listener.onFailure(failure)
       return new MainQueue({ backend: this.#backend, memory, queue, depth, maxIoBytes, copy, onFailure }, device.kicker(queue))
     })
+    listener.onPrepare()
     unwrap(await device.prepare('main', memories, (queue) => this.#queues[queue]?.wake()))
   }
 
@@ -148,6 +151,7 @@ export class WorkerServer implements Server {
       ),
     )
     await abortable(Promise.all(opened), signal, what)
+    listener.onPrepare()
     unwrap(await device.prepare('worker', memories, null))
     const { key } = device
     const { depth, maxIoBytes } = info

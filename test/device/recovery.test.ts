@@ -6,6 +6,7 @@ import { once } from 'node:events'
 import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import process from 'node:process'
+import { setTimeout as delay } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import {
   type Backend,
@@ -285,6 +286,40 @@ test.serial('a recovery that fails leaves the device to the next one', (t) =>
     await device.close()
   }),
 )
+
+/** Keeps recoveries from their first command, for up to two seconds each. */
+async function holdRecoveries(): Promise<ChildProcess> {
+  const holder = spawn('flock', ['/dev/ublk-control', 'sh', '-c', 'echo held; exec sleep 60'], { stdio: ['ignore', 'pipe', 'inherit'] })
+  await once(holder.stdout, 'data')
+  return holder
+}
+
+for (const where of Object.keys(backends) as Where[]) {
+  test.serial(`${where}: an abort ends the wait for a server, and never the device`, (t) =>
+    withImage(async (image) => {
+      const { server, id } = await serve(t, { path: image })
+      await kill(server)
+      const backend = backends[where](image)
+      const holder = await holdRecoveries()
+      t.teardown(() => holder.kill('SIGKILL'))
+      const aborting = new AbortController()
+      const recovering = recoverDevice(id, { backend, signal: aborting.signal })
+      // A worker takes its time to start. What is earlier than the first command is an end of the wait, too.
+      await delay(where === 'worker' ? 1500 : 500)
+      aborting.abort()
+      const outcome = await recovering.catch((error: Error) => error)
+      if (outcome instanceof Error) {
+        t.not(where, 'file', outcome.message)
+        t.is(outcome.name, 'AbortError')
+        t.is(await stateOf(id), 'quiesced')
+      } else {
+        t.is(outcome.state, 'live')
+        t.is(await stateOf(id), 'live')
+        await outcome.close()
+      }
+    }),
+  )
+}
 
 test.serial('close of a device that was deleted from outside leaves the next one of its number alone', async (t) => {
   const device = await createDevice({ backend: memory({ size: MIB }) })

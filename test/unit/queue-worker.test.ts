@@ -108,7 +108,7 @@ test('a backend that does not open keeps the driver out of it, and those of the 
     queue: null,
   }
   const device = { prepare: () => t.fail('the driver is told') } as unknown as NativeDevice
-  const listener = { onFailure: () => t.fail(), onDeath: () => t.fail() }
+  const listener = { onPrepare: () => t.fail(), onFailure: () => t.fail(), onDeath: () => t.fail() }
   await t.throwsAsync(server.start(device, info, new AbortController().signal, listener), {
     code: 'ERR_UBLK_BACKEND',
     message: 'the backend of queue 1 did not start: no store',

@@ -221,14 +221,23 @@ pub struct NativeDevice {
     data_path: &'static str,
 }
 
-/// An added device that JavaScript has not received: if it never does (its environment ended), the device goes again.
-struct Fresh(Option<NativeDevice>);
+/// A device that JavaScript has not received: if it never does (its environment ended), one that was added goes again, and one that
+/// was taken over is as after the end of its owner.
+struct Fresh {
+    device: Option<NativeDevice>,
+    is_new: bool,
+}
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        if let Some(device) = self.0.take() {
+        let is_new = self.is_new;
+        if let Some(device) = self.device.take() {
             ops::detach(move || {
-                let _ = device.state.close();
+                if is_new {
+                    let _ = device.state.close();
+                } else {
+                    device.state.owner_ends();
+                }
             });
         }
     }
@@ -254,22 +263,23 @@ pub(crate) fn add<'env>(
             let Some(adding) = registry::begin_adding() else {
                 return Err(NativeError::panicked(None, "a device was added while the process ended"));
             };
+            let is_new = matches!(origin, Origin::New);
             let device = add_now(key, &spec, origin, events)?;
             drop(adding);
             if starts && let Err(error) = device.state.start() {
                 let _ = device.state.close();
                 return Err(error);
             }
-            Ok(Fresh(Some(device)))
+            Ok(Fresh { device: Some(device), is_new })
         },
         move |env, added| {
             let mut fresh = added?;
-            if let Some(device) = &fresh.0 {
+            if let Some(device) = &fresh.device {
                 owner::add(env, Arc::clone(&device.state))
                     .map_err(|error| NativeError::panicked(Some(device.state.id), &error.reason))?;
                 owner::set_live(env, key, starts);
             }
-            fresh.0.take().ok_or_else(|| NativeError::panicked(None, "a device was lost"))
+            fresh.device.take().ok_or_else(|| NativeError::panicked(None, "a device was lost"))
         },
     )
 }
