@@ -6,7 +6,7 @@ mod common;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use common::huge::{huge_pages, part};
+use common::huge::{HUGE, huge_pages, part};
 use common::watched::watched;
 use common::{Live, MIB, spec_for};
 use ublk::target::{Faults, FileOptions, fault, file, mem, mem_zero_copy, null};
@@ -313,6 +313,35 @@ fn a_mode_that_the_kernel_lacks_is_refused_by_name() {
         let since = FEATURES.iter().find(|feature| feature.flag == needs(mode)).unwrap().since_text;
         refused(|spec| DeviceSpec { data_path: DataPath::Only(mode), ..spec }, since);
     }
+}
+
+/// And not what lies beside it, however much the tag's buffer had to be cleared of.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn null_clears_what_is_read_in_shared_memory() {
+    if !kernel_has(Features::SHMEM_ZC) {
+        return;
+    }
+    let (path, users) = huge_pages("null", 1);
+    let target = null(SIZE);
+    let spec = DeviceSpec {
+        data_path: DataPath::Only(BufferMode::SharedMemory),
+        shared_memory: vec![Arc::new(SharedMemory::open(&path, false).unwrap())],
+        depth: 1,
+        ..spec_for(target.as_ref())
+    };
+    let live = Live::with(target, spec);
+    let disk = live.open();
+    let mut elsewhere = Box::new(Buffer([0x11; 256 << 10]));
+    disk.write_all_at(&elsewhere.0, 0).unwrap();
+    part(&users, 0, HUGE).fill(0x22);
+    disk.write_all_at(part(&users, 0, 64 << 10), 0).unwrap();
+    disk.read_exact_at(part(&users, 4096, 4096), 0).unwrap();
+    assert!(part(&users, 4096, 4096).iter().all(|&byte| byte == 0), "what was read");
+    assert!(part(&users, 0, 4096).iter().all(|&byte| byte == 0x22), "what lies before it");
+    assert!(part(&users, 8192, HUGE - 8192).iter().all(|&byte| byte == 0x22), "what lies behind it");
+    disk.read_exact_at(&mut elsewhere.0, 0).unwrap();
+    assert!(elsewhere.0.iter().all(|&byte| byte == 0), "what was written before, in the buffer of the tag");
 }
 
 #[test]

@@ -159,7 +159,13 @@ impl Request {
     /// Where its data lies in the memory that the device's users share, if it lies there.
     #[inline]
     pub(super) fn in_shared_memory(&self) -> Option<ShmemPosition> {
-        self.flags.contains(IoFlags::SHMEM_ZC).then(|| ShmemPosition::from_addr(self.shared_at))
+        self.is_shared().then(|| ShmemPosition::from_addr(self.shared_at))
+    }
+
+    /// Its data lies in the memory that the device's users share, and not in the tag's buffer.
+    #[inline]
+    pub fn is_shared(&self) -> bool {
+        self.flags.contains(IoFlags::SHMEM_ZC)
     }
 
     /// What a request that has succeeded is answered with: the bytes of data, 0 for the operations without.
