@@ -2,14 +2,19 @@
 
 mod common;
 
-use std::os::unix::fs::FileExt;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Live, MIB, page, spec_for};
+use common::{Live, MIB, of_the_dead, page, spec_for};
 use ublk::serve::ServeEvent;
-use ublk::target::{FileOptions, Geometry, Io, Op, Progress, QueueTarget, Request, file, mem, mem_zero_copy, null};
+use ublk::target::{
+    Faults, FileOptions, Geometry, Io, Op, Progress, QueueTarget, Request, StripeOptions, fault, file, mem,
+    mem_zero_copy, null, stripe,
+};
 use ublk::{BufferMode, CharDevice, Control, Deletion, Device, DeviceSpec, Error, Target, list};
 
 #[test]
@@ -46,6 +51,30 @@ fn every_queue_of_a_device_serves_its_own_descriptors() {
     });
     for block in 0..512_u64 {
         assert!(live.read(block * 4096).0 == [block as u8; 4096], "block {block}");
+    }
+}
+
+/// The kernel tells once that earlier writes did not reach the disk, and a durable write hears it as well as a flush.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_flush_fails_after_a_write_that_is_lost_also_when_a_durable_write_heard_of_it_first() {
+    let faults =
+        Faults { error_rate: 1.0, error_ops: vec![Op::Write], error_range: Some((0, 4096)), ..Faults::default() };
+    let disk = Live::new(fault(mem(16 * MIB).unwrap(), faults));
+    let second = Live::new(mem(16 * MIB).unwrap());
+    let paths = [PathBuf::from(disk.path()), PathBuf::from(second.path())];
+    let striped = StripeOptions { chunk_bytes: 1 << 20, files: FileOptions::default() };
+    for kind in ["file", "stripe"] {
+        let open = || if kind == "file" { file(&paths[0], &FileOptions::default()) } else { stripe(&paths, &striped) };
+        let live = Live::new(of_the_dead(open));
+        live.write(0, 1); // in the page cache of the disk
+        File::open(disk.path()).unwrap().sync_data().unwrap_err(); // and lost
+        let durable =
+            File::options().write(true).custom_flags(libc::O_DIRECT | libc::O_DSYNC).open(live.path()).unwrap();
+        durable.write_all_at(&page(2).0, 8192).unwrap_err();
+        durable.sync_data().expect_err(kind);
+        durable.sync_data().unwrap();
+        durable.write_all_at(&page(2).0, 8192).unwrap();
     }
 }
 

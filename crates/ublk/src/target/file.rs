@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::backing::{Backing, FileOptions, ensure_size};
-use super::transfer::{Span, Transfer, Zeroes};
+use super::transfer::{Span, Transfer, Unreported, Zeroes};
 use super::{Geometry, Io, Progress, QueueTarget, Request, Target};
 use crate::{BufferMode, CharDevice, Error};
 
@@ -20,7 +20,8 @@ pub fn open(path: &Path, options: &FileOptions) -> Result<Arc<dyn Target>, Error
     let may_grow = options.create && !options.read_only && !backing.is_block_device;
     let geometry = Geometry::of_files(size_bytes, block_bytes, can_punch, options.read_only);
     let geometry = geometry.aligned([memory_align_bytes].into_iter());
-    Ok(Arc::new(FileTarget { file: backing.file, path: backing.path, may_grow, kind: "file", geometry }))
+    let unreported = Arc::default();
+    Ok(Arc::new(FileTarget { file: backing.file, path: backing.path, may_grow, kind: "file", geometry, unreported }))
 }
 
 pub(super) struct FileTarget {
@@ -29,13 +30,14 @@ pub(super) struct FileTarget {
     may_grow: bool,
     kind: &'static str,
     geometry: Geometry,
+    unreported: Arc<Unreported>,
 }
 
 impl FileTarget {
     /// A target over a file in memory: nothing to flush.
     pub(super) fn over_memory(file: File, size_bytes: u64) -> FileTarget {
         let geometry = Geometry::in_memory(size_bytes);
-        FileTarget { file, path: "memory".into(), may_grow: true, kind: "mem", geometry }
+        FileTarget { file, path: "memory".into(), may_grow: true, kind: "mem", geometry, unreported: Arc::default() }
     }
 }
 
@@ -63,13 +65,14 @@ impl Target for FileTarget {
 
     fn queue(&self, device: &Arc<CharDevice>, tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
         let transfers = vec![Transfer::IDLE; tags as usize];
-        Ok(Box::new(FileQueue { transfers, zeroes: Zeroes::new(device)? }))
+        Ok(Box::new(FileQueue { transfers, zeroes: Zeroes::new(device)?, unreported: Arc::clone(&self.unreported) }))
     }
 }
 
 struct FileQueue {
     transfers: Vec<Transfer>,
     zeroes: Zeroes,
+    unreported: Arc<Unreported>,
 }
 
 impl FileQueue {
@@ -77,7 +80,7 @@ impl FileQueue {
     fn go_on(&mut self, tag: u16, request: &Request, part: u16, result: i32, io: &mut Io<'_>) -> Progress {
         let transfer = &mut self.transfers[usize::from(tag)];
         let ended = transfer.resume(request, Span::whole(request, 0), part, result, &self.zeroes, io);
-        ended.map_or(Progress::Pending, Progress::Done)
+        ended.map_or(Progress::Pending, |result| Progress::Done(self.unreported.account(request, result)))
     }
 }
 

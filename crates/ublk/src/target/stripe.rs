@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::backing::{Backing, FileOptions, rule};
-use super::transfer::{Span, Transfer, Zeroes};
+use super::transfer::{Span, Transfer, Unreported, Zeroes};
 use super::{Geometry, Io, Op, Progress, QueueTarget, Request, Target};
 use crate::{BufferMode, CharDevice, Error};
 
@@ -46,7 +46,7 @@ pub fn open(paths: &[PathBuf], options: &StripeOptions) -> Result<Arc<dyn Target
     let can_punch = legs.iter().all(|leg| leg.can_punch);
     let geometry = Geometry::of_files(size_bytes, block_bytes, can_punch, files.read_only);
     let geometry = geometry.aligned(legs.iter().map(|leg| leg.memory_align_bytes));
-    Ok(Arc::new(Stripe { legs, map, geometry }))
+    Ok(Arc::new(Stripe { legs, map, geometry, unreported: Arc::default() }))
 }
 
 fn check(paths: &[PathBuf], chunk_bytes: u32) -> Result<(), Error> {
@@ -119,6 +119,7 @@ struct Stripe {
     legs: Vec<Backing>,
     map: ChunkMap,
     geometry: Geometry,
+    unreported: Arc<Unreported>,
 }
 
 impl Target for Stripe {
@@ -149,6 +150,7 @@ impl Target for Stripe {
             transfers: vec![Transfer::IDLE; slots * row],
             open: vec![Open { transfers: 0, errno: 0 }; slots],
             zeroes: Zeroes::new(device)?,
+            unreported: Arc::clone(&self.unreported),
         }))
     }
 }
@@ -168,6 +170,7 @@ struct StripeQueue {
     transfers: Vec<Transfer>,
     open: Vec<Open>,
     zeroes: Zeroes,
+    unreported: Arc<Unreported>,
 }
 
 impl QueueTarget for StripeQueue {
@@ -205,8 +208,8 @@ impl QueueTarget for StripeQueue {
         }
         match (open.transfers, open.errno) {
             (1.., _) => Progress::Pending,
-            (0, 0) => Progress::Done(request.done_bytes()),
-            (0, errno) => Progress::Done(errno),
+            (0, 0) if request.op != Op::Flush => Progress::Done(request.done_bytes()),
+            (0, errno) => Progress::Done(self.unreported.account(request, errno)),
         }
     }
 }

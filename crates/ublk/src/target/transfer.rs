@@ -4,6 +4,7 @@
 //! Short reads and writes are resumed, and the file system's errors (ENOSPC, EIO) are the result as they are.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use ublk_executor::Mapping;
 use ublk_uapi::IoFlags;
@@ -30,6 +31,30 @@ impl Zeroes {
     fn address(&self) -> BufferAddress {
         // SAFETY: nobody ever writes to this mapping, and it lives in the target, which outlives the queue.
         unsafe { BufferAddress::new(self.0.address(0, ZEROES_BYTES as usize)) }
+    }
+}
+
+/// The failure of a durable write that the next FLUSH must tell, of a target whose queues share its files: the kernel tells that an earlier write
+/// did not reach the disk once for an open file, to whoever syncs first, and who flushes then would hear that all is well.
+#[derive(Debug, Default)]
+pub(super) struct Unreported(AtomicI32);
+
+impl Unreported {
+    /// Takes the result of a request, and answers what it is answered with.
+    pub(super) fn account(&self, request: &Request, result: i32) -> i32 {
+        match request.op {
+            Op::Flush if result >= 0 => match self.0.swap(0, Ordering::AcqRel) {
+                0 => result,
+                errno => errno,
+            },
+            Op::Flush => result,
+            _ => {
+                if result < 0 && request.is_fua() {
+                    self.0.store(result, Ordering::Release);
+                }
+                result
+            }
+        }
     }
 }
 
