@@ -666,9 +666,7 @@ impl Device {
         if self.was_served && !self.is_recovering {
             self.renew()?;
         }
-        let turn = self.is_recovering.then(|| self.control.start_recovery(id, FORMER_SERVER_LIMIT)).transpose()?;
-        let file = open_char_device(id)?;
-        drop(turn);
+        let file = if self.is_recovering { self.open_recovered()? } else { open_char_device(id)? };
         let char_device = Arc::new(CharDevice {
             file,
             id,
@@ -684,6 +682,27 @@ impl Device {
         self.char_device = Some(Arc::clone(&char_device));
         self.was_served = true;
         Ok(char_device)
+    }
+
+    /// START_USER_RECOVERY and the char device, which belong together: between the two no other recovery must come, and where the second fails
+    /// the device has been in the hands of this one.
+    fn open_recovered(&mut self) -> Result<File, Error> {
+        let id = self.id();
+        // It has a descriptor for that, or it does not begin.
+        let spare = File::open("/dev/null").map_err(|source| Error::Kernel {
+            id: Some(id),
+            call: "open(/dev/null)",
+            source,
+        })?;
+        let turn = self.control.start_recovery(id, FORMER_SERVER_LIMIT)?;
+        self.was_served = true;
+        drop(spare);
+        let opened = open_char_device(id);
+        drop(turn);
+        if opened.is_err() {
+            self.give_up_recovery();
+        }
+        opened
     }
 
     /// Replaces a device that was served and stopped by a new one of the same id. The driver never resets the queues of a stopped

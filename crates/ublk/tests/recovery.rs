@@ -4,6 +4,7 @@ mod common;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::{Live, MIB, of_the_dead, page, spec_for};
 use rustix::fs::FlockOperation;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use ublk::control::{block_path, char_path};
 use ublk::device::{DataPath, Threads};
 use ublk::target::{
@@ -414,6 +416,27 @@ fn a_target_that_cannot_have_the_data_leaves_the_device_to_the_next_one() {
     assert!(error.to_string().contains("needs it in the memory of its server"), "{error}");
     assert_eq!(state(server.id), DevState::Quiesced);
     drop(Recovered::take(server.id, image(&server.image)));
+}
+
+/// Before Linux 7.0 a recovery that has begun and cannot go on ends the device: one that lacks a descriptor does not begin.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_recovery_without_a_descriptor_to_spare_leaves_the_device_to_the_next_one() {
+    let mut server = Server::of(Recovery::Reissue);
+    server.kill();
+    wait_for(server.id, DevState::Quiesced);
+    let mut device = Device::recover(&Control::open().unwrap(), server.id).unwrap();
+    let limits = getrlimit(Resource::Nofile);
+    let next = File::open("/dev/null").unwrap().as_raw_fd() as u64;
+    let allow = |descriptors| setrlimit(Resource::Nofile, Rlimit { current: Some(descriptors), ..limits }).unwrap();
+    allow(next);
+    let refused = device.open();
+    allow(next + 1);
+    let opened = device.open();
+    setrlimit(Resource::Nofile, limits).unwrap();
+    assert!(refused.unwrap_err().to_string().contains("Too many open files"));
+    drop(opened.unwrap());
+    device.give_up_recovery();
 }
 
 /// The former server has it until its last memory is freed.

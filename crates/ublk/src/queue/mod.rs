@@ -311,7 +311,7 @@ impl Queue {
         let state = &mut self.tags[usize::from(tag)];
         assert!(state.owner == Owner::Server, "tag {tag} committed twice");
         assert!(state.backing == 0, "tag {tag} is answered with I/O open");
-        assert!(result <= state.request.len_bytes as i32, "tag {tag} returned {result} bytes, too many");
+        assert!(is_within(result, state.request.len_bytes), "tag {tag} returned {result} bytes, too many");
         state.owner = Owner::Driver;
         self.with_server -= 1;
         self.with_driver += 1;
@@ -542,6 +542,12 @@ impl Queue {
     }
 }
 
+/// Whether a result can be a request's: bytes, no more than it has, or -errno. One of a device that another program made may be a discard that is
+/// longer than an `i32` holds.
+fn is_within(result: i32, len_bytes: u32) -> bool {
+    i64::from(result) <= i64::from(len_bytes)
+}
+
 /// Maps the descriptors of each hardware queue among the slots.
 fn map_slots(device: &CharDevice, slots: &[Slot]) -> Result<(Vec<Descriptors>, Vec<TagState>), Error> {
     let mut queues: Vec<u16> = slots.iter().map(|slot| slot.queue).collect();
@@ -581,5 +587,17 @@ impl Drop for Queue {
         if Rc::strong_count(&self.executor) > 1 {
             std::mem::forget((self.batches.take(), self.kept.take())); // whoever has it may turn it still
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_within;
+
+    #[test]
+    fn a_result_is_bytes_of_its_request_or_an_error() {
+        assert!(is_within(4096, 4096) && is_within(0, 0) && is_within(-libc::EIO, 0));
+        assert!(!is_within(4097, 4096));
+        assert!(is_within(0, 3 << 30), "a discard of 3 GiB");
     }
 }
