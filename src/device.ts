@@ -50,7 +50,6 @@ export interface DeviceEvents {
 }
 
 const STATES: readonly DeviceState[] = ['dead', 'live', 'quiesced', 'fail_io', 'closed']
-const DEFAULT_WAIT_MS = 30_000
 /** Warnings that are kept for the first listener: the last ones. */
 const MOST_UNHEARD = 16
 
@@ -332,7 +331,7 @@ export class Device extends EventEmitter<DeviceEvents> implements AsyncDisposabl
   /** Resolves when the device is in `state`; rejects with `ERR_UBLK_TIMEOUT`, or at once when it is closed and never will be. */
   async waitFor(state: DeviceState, options: WaitOptions = {}): Promise<void> {
     if (!STATES.includes(state)) throw invalidValue('state', `one of ${STATES.join(', ')}`, state)
-    const { timeoutMs = DEFAULT_WAIT_MS } = options
+    const timeoutMs = checkTimeout(options.timeoutMs)
     const signal = checkSignal(options.signal)
     let check = (): void => {}
     let timer: NodeJS.Timeout | undefined

@@ -25,7 +25,7 @@ const DEFAULT_QUIESCE_MS = 30_000
 /** Milliseconds for a server to let go. */
 export function checkTimeout(value: number = DEFAULT_QUIESCE_MS): number {
   if (typeof value !== 'number') throw invalidType('timeoutMs', 'a number', value)
-  if (!(value >= 1 && value <= 2 ** 31)) throw outOfRange('timeoutMs', 'a number of milliseconds from 1 on', value)
+  if (!(value >= 1 && value < 2 ** 31)) throw outOfRange('timeoutMs', 'a number of milliseconds from 1 to 2147483647', value)
   return value
 }
 

@@ -289,7 +289,7 @@ test.serial('a recovery that fails leaves the device to the next one', (t) =>
 
 /** Keeps recoveries from their first command, for up to two seconds each. */
 async function holdRecoveries(): Promise<ChildProcess> {
-  const holder = spawn('flock', ['/dev/ublk-control', 'sh', '-c', 'echo held; exec sleep 60'], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const holder = spawn('flock', ['--no-fork', '/dev/ublk-control', 'sh', '-c', 'echo held; exec sleep 60'], { stdio: ['ignore', 'pipe', 'inherit'] })
   await once(holder.stdout, 'data')
   return holder
 }
@@ -297,7 +297,7 @@ async function holdRecoveries(): Promise<ChildProcess> {
 for (const where of Object.keys(backends) as Where[]) {
   test.serial(`${where}: an abort ends the wait for a server, and never the device`, (t) =>
     withImage(async (image) => {
-      const { server, id } = await serve(t, { path: image })
+      const { server, id } = await serve(t, { where, path: image })
       await kill(server)
       const backend = backends[where](image)
       const holder = await holdRecoveries()
@@ -346,6 +346,7 @@ test.serial('what cannot be recovered or quiesced says why', async (t) => {
   await withDevice({ backend: memory({ size: MIB }), recovery: 'reissue' }, async (device) => {
     const stranger = { backend, size: 5 } as never
     await t.throwsAsync(recoverDevice(device.id, stranger), { code: 'ERR_INVALID_ARG_VALUE', message: /unknown option 'size'/ })
+    await t.throwsAsync(device.waitFor('dead', { timeoutMs: Infinity }), { code: 'ERR_OUT_OF_RANGE', message: /^timeoutMs must be/ })
     const live = { code: 'ERR_UBLK_INVALID_STATE', message: new RegExp(`is live: process ${process.pid} serves it`) }
     await t.throwsAsync(recoverDevice(device.id, { backend }), live)
     await device.stop()
