@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import test from 'ava'
 import { parseSize } from '../../src/index.ts'
+import { EXIT } from '../src/lib/failure.ts'
 import { difference, pauseMs } from '../src/lib/kept-device.ts'
 import { resized } from '../src/lib/serve.ts'
 import { DEFAULT_RESTART } from '../src/lib/serve-file.ts'
@@ -178,8 +179,8 @@ test('a size for a device that nobody keeps up leaves it so', (t) => {
 test('the unit starts this program, leaves its servers alone, and is one that systemd understands', async (t) => {
   const unit = unitText(['/opt/100%/node', '/opt/ublk/run.js'])
   t.true(unit.includes('\nExecStart="/opt/100%%/node" "/opt/ublk/run.js" serve --config /etc/ublk/%i.json\n'))
-  for (const line of ['Type=notify', 'KillMode=process', 'Restart=on-failure', 'ExecReload=/bin/kill -HUP $MAINPID'])
-    t.true(unit.includes(`\n${line}\n`))
+  const lines = ['Type=notify', 'KillMode=process', 'Restart=on-failure', 'ExecReload=/bin/kill -HUP $MAINPID']
+  for (const line of [...lines, `RestartPreventExitStatus=${EXIT.usage} ${EXIT.busy}`]) t.true(unit.includes(`\n${line}\n`), line)
   t.notRegex(unit, /^(ProtectClock|DeviceAllow|DevicePolicy|PrivateDevices)=/m, 'one of these forbids /dev/ublk-control')
   if (!existsSync('/usr/bin/systemd-analyze')) return t.log('no systemd-analyze here: see cli/test/device/serve.test.ts')
   const directory = temporaryDirectory({ 'ublk@.service': unitText([process.execPath, '/opt/ublk/run.js']) })

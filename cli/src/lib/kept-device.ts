@@ -40,7 +40,7 @@ type Wish = 'grow' | 'replace' | 'remove' | null
 export interface Surroundings {
   spare: Spare
   tell: (event: ServeEvent) => void
-  /** Called when `isLive` or `trouble` has changed. */
+  /** Called when `isLive`, `isGivenUp` or `trouble` has changed. */
   onChange: () => void
 }
 
@@ -50,6 +50,8 @@ export class KeptDevice {
   /** The number of the device, while there is one. */
   id: number | null = null
   isLive = false
+  /** All tries in a row are used up: it is tried rarely, until it is live. */
+  isGivenUp = false
   /** Why it is not live; null before the first failure. */
   trouble: string | null = null
 
@@ -321,12 +323,16 @@ export class KeptDevice {
 
   async #backOff(tries: number): Promise<void> {
     const ms = pauseMs(this.#entry.restart, tries)
-    this.#surroundings.tell({ event: 'backoff', name: this.name, tries, ms, rarely: tries > this.#entry.restart.tries })
+    const rarely = tries > this.#entry.restart.tries
+    this.#surroundings.tell({ event: 'backoff', name: this.name, tries, ms, rarely })
+    this.isGivenUp = rarely
+    this.#surroundings.onChange()
     await this.#pause(ms)
   }
 
   #turned(isLive: boolean, trouble: string | null): void {
     this.isLive = isLive
+    if (isLive) this.isGivenUp = false
     this.trouble = trouble
     this.#surroundings.onChange()
   }

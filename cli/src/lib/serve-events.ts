@@ -15,7 +15,8 @@ export type ServeEvent =
   | { event: 'in-use'; name: string; id: number; wish: 'remove' | 'replace' }
   | { event: 'removed'; name: string; id: number }
   | { event: 'resized'; name: string; id: number; size: string }
-  | { event: 'ready'; devices: number }
+  /** `devices`: how many are live. */
+  | { event: 'ready'; devices: number; givenUp: string[] }
   | { event: 'reloaded'; added: string[]; changed: string[]; removed: string[] }
   | { event: 'reload-failed'; error: Pick<ErrorReport, 'code' | 'message' | 'hint'> }
   | { event: 'stopping'; signal: string; leaves: boolean }
@@ -47,7 +48,7 @@ function sentence(event: ServeEvent): string {
     case 'resized':
       return `/dev/ublkb${event.id} has ${event.size} now`
     case 'ready':
-      return `ready: ${event.devices} live`
+      return `ready: ${event.devices} live${event.givenUp.length === 0 ? '' : `, given up: ${event.givenUp.join(', ')}`}`
     case 'reloaded':
       return `read FILE again: ${event.added.length} added, ${event.changed.length} changed, ${event.removed.length} removed`
     case 'reload-failed':

@@ -37,7 +37,9 @@ export class Supervisor {
 
   /** FILE says something else now. */
   reload(entries: Entry[]): void {
-    this.#manager.reloading()
+    // The READY=1 that ends a reload is also that of a start: before all are up it would be a lie.
+    const isTold = this.#isReady
+    if (isTold) this.#manager.reloading()
     const names = entries.map(({ name }) => name)
     const removed = [...this.#devices.keys()].filter((name) => !names.includes(name))
     const added = names.filter((name) => !this.#devices.has(name))
@@ -45,7 +47,7 @@ export class Supervisor {
     for (const name of removed) this.#devices.get(name)?.retire()
     for (const entry of entries) if (added.includes(entry.name)) this.#keep(entry)
     this.#tell({ event: 'reloaded', added, changed, removed })
-    this.#manager.tell('READY=1')
+    if (isTold) this.#manager.tell('READY=1')
     this.#changed()
   }
 
@@ -84,9 +86,10 @@ export class Supervisor {
     const status = `${devices.length - waiting.length} of ${devices.length} devices live${trouble === '' ? '' : `; waiting for ${trouble}`}`
     if (status !== this.#status) this.#manager.tell(`STATUS=${status}`)
     this.#status = status
-    if (this.#isReady || waiting.length > 0) return
+    // One that does not come up must not keep the machine from starting, nor the others from being mounted.
+    if (this.#isReady || waiting.some(({ isGivenUp }) => !isGivenUp)) return
     this.#isReady = true
     this.#manager.tell('READY=1')
-    this.#tell({ event: 'ready', devices: devices.length })
+    this.#tell({ event: 'ready', devices: devices.length - waiting.length, givenUp: waiting.map(({ name }) => name) })
   }
 }

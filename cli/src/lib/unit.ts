@@ -26,9 +26,9 @@ KillMode=process
 OOMPolicy=continue
 Restart=on-failure
 RestartSec=1s
-# Wrong words in the file stay wrong.
-RestartPreventExitStatus=2
-# Ready when every device is live; which one is not, \`systemctl status\` says.
+# Wrong words in the file stay wrong, and another supervisor that has the file keeps it.
+RestartPreventExitStatus=2 6
+# Ready when every device is live or has used up its tries; which one is not live, \`systemctl status\` says.
 TimeoutStartSec=infinity
 TimeoutStopSec=60s
 WatchdogSec=30s
