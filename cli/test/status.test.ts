@@ -210,3 +210,19 @@ test('telling nobody is false', async (t) => {
   t.teardown(remove)
   t.false(await tellServer(join(path, 'none.sock'), 'POST', '/stop'))
 })
+
+/** Regression: `socket hang up`, and no hint. */
+for (const [what, said] of [
+  ['nothing', ''],
+  ['half an answer', 'HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{"stopped"'],
+] as const) {
+  test(`a server that hangs up after ${what} listens no more`, async (t) => {
+    const { path, remove } = temporaryDirectory()
+    t.teardown(remove)
+    const socket = join(path, '0.sock')
+    const server = createServer((client) => client.once('data', () => client.write(said, () => client.destroy())))
+    t.teardown(() => server.close())
+    await new Promise<void>((resolve) => server.listen(socket, resolve))
+    t.is(await askServer(socket, 'POST', '/stop'), null)
+  })
+}

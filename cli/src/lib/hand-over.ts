@@ -8,7 +8,7 @@ import { launch } from './launch.ts'
 import { holderOf, lockPath } from './lock.ts'
 import { waitForEnd } from './process.ts'
 import { askServer } from './server-client.ts'
-import { diskSequenceOf, type ServerState, StateDirectory } from './state.ts'
+import { isOfAnotherDisk, type ServerState, StateDirectory } from './state.ts'
 import type { Keeper } from './target.ts'
 
 const SERVER_END_LIMIT_MS = 5_000
@@ -50,15 +50,17 @@ export async function recover(id: number, signal: AbortSignal, start?: () => Chi
 export async function quiesce(id: number, limitMs: number): Promise<void> {
   const directory = StateDirectory.forUser()
   const served = directory.readServed(id)
-  if (served !== null && (await askToQuiesce(directory.socketPath(id), limitMs, served))) {
+  if (served !== null) {
+    const isQuiesced = await askToQuiesce(directory.socketPath(id), limitMs, served)
+    // One that does not listen any more is about to end, and the driver says only after that what it has left.
     await waitForEnd(served, SERVER_END_LIMIT_MS)
-    return
+    if (isQuiesced) return
   }
   const { quiesceDevice } = await import('ublk')
   await quiesceDevice(id, { timeoutMs: limitMs })
 }
 
-/** False when nobody listens. */
+/** False when nobody listens, or no more: then it may have let go or not. */
 async function askToQuiesce(socketPath: string, limitMs: number, { id, pid }: ServerState): Promise<boolean> {
   try {
     return (await askServer(socketPath, 'POST', `/quiesce?timeoutMs=${limitMs}`, limitMs + ANSWER_SLACK_MS)) !== null
@@ -127,12 +129,6 @@ function keptUp(id: number, pid: number, { file, name }: Keeper): Failure {
 
 function missingRecord(id: number, path: string): string {
   return `there is no record of device ${id} (${path}): it says what to serve the device with`
-}
-
-/** Somebody may have removed the device of the record without it. */
-function isOfAnotherDisk({ id, diskSequence }: ServerState): boolean {
-  const sequence = diskSequenceOf(id)
-  return diskSequence !== undefined && sequence !== undefined && sequence !== diskSequence
 }
 
 function replaced(id: number): string {

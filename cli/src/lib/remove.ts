@@ -3,7 +3,7 @@
 import { EXIT, Failure, noSuchDevice } from './failure.ts'
 import { waitForEnd } from './process.ts'
 import { askServer, tellServer } from './server-client.ts'
-import { StateDirectory } from './state.ts'
+import { isOfAnotherDisk, type ServerState, StateDirectory } from './state.ts'
 
 /** The kernel waits for the requests under way, each of which has at most 20 s by default in a JavaScript backend. */
 const STOP_LIMIT_MS = 30_000
@@ -14,26 +14,38 @@ export async function removeDevice(id: number, { wait }: { wait: boolean }): Pro
   const directory = StateDirectory.forUser()
   const served = directory.readServed(id)
   if (served !== null) {
-    const socketPath = directory.socketPath(id)
-    if (!wait) {
-      if (await tellServer(socketPath, 'POST', '/stop')) return
-    } else if ((await askServer(socketPath, 'POST', '/stop', STOP_LIMIT_MS)) !== null) {
-      if (await waitForEnd(served, SERVER_END_LIMIT_MS)) return
-      throw serverStays(id, served.pid)
-    }
+    if (await serverRemoves(served, wait, directory)) return
+    // It has removed its device before it ended, and a new one has the number.
+    if (isOfAnotherDisk(served)) return
   }
-  await removeUnserved(id, wait, directory)
+  const wasThere = await deleteIfThere(id, wait)
+  const hadFiles = directory.remove(id)
+  // A server that ended before its answer was out has carried it out.
+  if (!wasThere && served === null) throw noSuchDevice(id, hadFiles ? '; the record that its dead server left is removed' : '')
 }
 
-async function removeUnserved(id: number, wait: boolean, directory: StateDirectory): Promise<void> {
+/** Has the server remove its device. False when it does not listen any more: it may have ended before, after or on the way. */
+async function serverRemoves(served: ServerState, wait: boolean, directory: StateDirectory): Promise<boolean> {
+  const { id, pid } = served
+  const socketPath = directory.socketPath(id)
+  if (!wait) return tellServer(socketPath, 'POST', '/stop')
+  const isRemoved = (await askServer(socketPath, 'POST', '/stop', STOP_LIMIT_MS)) !== null
+  // One that is in its last moments may be removing its device: two at once are in each other's way.
+  const hasEnded = await waitForEnd(served, SERVER_END_LIMIT_MS)
+  if (isRemoved && !hasEnded) throw serverStays(id, pid)
+  return isRemoved
+}
+
+/** False when there is no such device. */
+async function deleteIfThere(id: number, wait: boolean): Promise<boolean> {
   const { deleteDevice } = await import('ublk')
   try {
     await deleteDevice(id, { wait })
+    return true
   } catch (error) {
     if ((error as { code?: string }).code !== 'ERR_UBLK_NO_DEVICE') throw error
-    throw noSuchDevice(id, directory.remove(id) ? '; the record that its dead server left is removed' : '')
+    return false
   }
-  directory.remove(id)
 }
 
 function serverStays(id: number, pid: number): Failure {

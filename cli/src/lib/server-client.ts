@@ -6,7 +6,7 @@ import { http } from './http.ts'
 const DEFAULT_LIMIT_MS = 5_000
 
 /**
- * One call. Resolves with the JSON answer, or null when nobody listens at `socketPath`.
+ * One call. Resolves with the JSON answer, or null when nobody listens at `socketPath`, or no more: then it may be carried out or not.
  * @throws the server's own error, or a Failure when there is no answer within `limitMs`
  */
 export async function askServer<T>(
@@ -27,8 +27,8 @@ export async function askServer<T>(
 }
 
 /**
- * One call whose answer nobody waits for. Resolves when it is sent, with false when nobody listens at `socketPath`. The server carries it
- * out by itself: what is in the socket is read also after this end is closed.
+ * One call whose answer nobody waits for. Resolves when it is sent, with false when nobody listens at `socketPath`, or no more. The server
+ * carries it out by itself: what is in the socket is read also after this end is closed.
  */
 export async function tellServer(socketPath: string, method: 'POST', path: string): Promise<boolean> {
   const call = http().request({ socketPath, method, path, agent: false })
@@ -48,8 +48,9 @@ export async function tellServer(socketPath: string, method: 'POST', path: strin
   }
 }
 
+/** Nobody listens, or whoever did has ended before the answer was out: the call may be carried out all the same. */
 function isNobodyThere(error: unknown): boolean {
-  return ['ENOENT', 'ECONNREFUSED'].includes((error as NodeJS.ErrnoException).code ?? '')
+  return ['ENOENT', 'ECONNREFUSED', 'ECONNRESET', 'EPIPE'].includes((error as NodeJS.ErrnoException).code ?? '')
 }
 
 function exchange(socketPath: string, method: string, path: string, limitMs: number): Promise<{ status: number; body: string }> {

@@ -57,6 +57,12 @@ export function diskSequenceOf(id: number): number | undefined {
   }
 }
 
+/** Whether the number is another device's by now: somebody may have removed the device of the record without it. */
+export function isOfAnotherDisk({ id, diskSequence }: ServerState): boolean {
+  const sequence = diskSequenceOf(id)
+  return diskSequence !== undefined && sequence !== undefined && sequence !== diskSequence
+}
+
 const DIRECTORY_MODE = 0o700
 const FILE_MODE = 0o600
 
