@@ -6,7 +6,7 @@ import { registerHooks } from 'node:module'
 import { createServer } from 'node:net'
 import test, { type ExecutionContext } from 'ava'
 import { reportOf } from '../src/lib/failure.ts'
-import { isRunning, type ProcessIdentity, startTicksOf } from '../src/lib/process.ts'
+import { isRunning, ownIdentity, type ProcessIdentity, startTicksOf } from '../src/lib/process.ts'
 import { StateDirectory } from '../src/lib/state.ts'
 import { temporaryDirectory } from './program.ts'
 
@@ -27,6 +27,7 @@ registerHooks({
       : next(specifier, context),
 })
 const { quiesce } = await import('../src/lib/hand-over.ts')
+const { launch } = await import('../src/lib/launch.ts')
 const { removeDevice } = await import('../src/lib/remove.ts')
 
 const noDevice = async (): Promise<void> => Promise.reject(Object.assign(new Error('no such device'), { code: 'ERR_UBLK_NO_DEVICE' }))
@@ -118,4 +119,32 @@ test.serial('a server that ends while it is quiesced leaves the rest to the driv
   await quiesce(0, 5_000)
   t.deepEqual(quiesced, [0])
   t.deepEqual(directory.ids(), [0])
+})
+
+/** Regression: the record and the socket of the new device were removed, and nobody could ask its server any more. */
+test.serial('a device that takes the number as soon as it is free keeps its record', async (t) => {
+  const directory = directoryFor(t)
+  for (const former of [null, { pid: process.pid, startTicks: 1 }]) {
+    if (former !== null) record(directory, former)
+    withDriver({
+      deleteDevice: async () => {
+        directory.remove(0)
+        record(directory, ownIdentity())
+      },
+    })
+    await removeDevice(0, { wait: true })
+    t.is(directory.readServed(0)?.pid, process.pid)
+    directory.remove(0)
+  }
+})
+
+test.serial('also when it was a start that failed', async (t) => {
+  const directory = directoryFor(t)
+  withDriver({ deleteDevice: async () => record(directory, ownIdentity()) })
+  const dies = () =>
+    spawn(process.execPath, ['--eval', "process.send({ type: 'created', id: 0 }, () => process.kill(process.pid, 'SIGKILL'))"], {
+      stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+    })
+  await t.throwsAsync(launch({ target: { type: 'null' }, device: {} }, new AbortController().signal, null, dies))
+  t.is(directory.readServed(0)?.pid, process.pid)
 })

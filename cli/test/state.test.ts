@@ -127,6 +127,29 @@ test('numbers are found by record or socket, in order, and removed with both', (
   t.deepEqual(directory.ids(), [])
 })
 
+/** Regression: the files of a new device with the same number went, too. */
+test('only what was there before is removed: not the files of a new device with the same number', (t) => {
+  const directory = directoryFor(t)
+  directory.ensure()
+  const fill = (state: ServerState): void => {
+    directory.write(state)
+    writeFileSync(directory.socketPath(state.id), '')
+  }
+  const dead = { ...ownIdentity(), startTicks: ownIdentity().startTicks + 1 }
+  fill(stateOf(0))
+  t.false(directory.removeFormer(0, dead), 'the same pid, and another process')
+  t.false(directory.removeFormer(0, null), 'none before, and a server that runs now')
+  t.true(existsSync(directory.socketPath(0)))
+  t.true(directory.removeFormer(0, ownIdentity()))
+  // A new server listens before it has a record.
+  writeFileSync(directory.socketPath(0), '')
+  t.false(directory.removeFormer(0, dead))
+  t.true(directory.removeFormer(0, null))
+  fill(stateOf(0, dead))
+  t.true(directory.removeFormer(0, null))
+  t.deepEqual(directory.ids(), [])
+})
+
 test('a record whose process is gone, or is another by now, is not of a running server', (t) => {
   const directory = directoryFor(t)
   directory.ensure()

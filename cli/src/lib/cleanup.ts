@@ -39,7 +39,7 @@ export async function findOrphans(): Promise<Finding[]> {
 export async function removeOrphan({ id, kind, reason }: Finding): Promise<boolean> {
   const now = await examine(id)
   if (now?.kind !== kind || now.reason !== reason) return false
-  if (kind === 'stale') StateDirectory.forUser().remove(id)
+  if (kind === 'stale') StateDirectory.forUser().removeFormer(id, null)
   else await removeDevice(id, { wait: true })
   return true
 }

@@ -143,7 +143,7 @@ export class KeptDevice {
   async #bringUp(goneAt: number): Promise<ServerState | null> {
     let state = this.#find()
     if (state !== null && (await this.#isForeign(state))) {
-      this.#directory.remove(state.id)
+      this.#directory.removeFormer(state.id, state)
       state = null
     }
     this.id = state?.id ?? null

@@ -130,11 +130,12 @@ class Conversation {
     }
     if (this.#createdId === null) return
     const directory = StateDirectory.forUser()
+    const record = directory.read(this.#createdId)
     // The number may be another server's by now.
-    if ((directory.read(this.#createdId)?.pid ?? this.#child.pid) !== this.#child.pid) return
+    if ((record?.pid ?? this.#child.pid) !== this.#child.pid) return
     const { deleteDevice } = await import('ublk')
     await deleteDevice(this.#createdId).catch(() => undefined)
-    directory.remove(this.#createdId)
+    directory.removeFormer(this.#createdId, record)
   }
 
   #send(message: ToServer): Promise<void> {

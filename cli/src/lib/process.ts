@@ -25,6 +25,10 @@ export function isRunning(identity: ProcessIdentity): boolean {
   return startTicksOf(identity.pid) === identity.startTicks
 }
 
+export function isSameProcess(one: ProcessIdentity, other: ProcessIdentity): boolean {
+  return one.pid === other.pid && one.startTicks === other.startTicks
+}
+
 export function ownIdentity(): ProcessIdentity {
   return { pid: process.pid, startTicks: startTicksOf(process.pid) ?? 0 }
 }

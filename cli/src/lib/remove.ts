@@ -1,7 +1,7 @@
 /** Removes a device, with its server where there is one, and with what a dead server left. */
 
 import { EXIT, Failure, noSuchDevice } from './failure.ts'
-import { waitForEnd } from './process.ts'
+import { isRunning, waitForEnd } from './process.ts'
 import { askServer, tellServer } from './server-client.ts'
 import { isOfAnotherDisk, type ServerState, StateDirectory } from './state.ts'
 
@@ -12,14 +12,15 @@ const SERVER_END_LIMIT_MS = 5_000
 /** Resolves when device and server are gone; with `wait: false` as soon as the removal is under way. */
 export async function removeDevice(id: number, { wait }: { wait: boolean }): Promise<void> {
   const directory = StateDirectory.forUser()
-  const served = directory.readServed(id)
+  const record = directory.read(id)
+  const served = record !== null && isRunning(record) ? record : null
   if (served !== null) {
     if (await serverRemoves(served, wait, directory)) return
     // It has removed its device before it ended, and a new one has the number.
     if (isOfAnotherDisk(served)) return
   }
   const wasThere = await deleteIfThere(id, wait)
-  const hadFiles = directory.remove(id)
+  const hadFiles = directory.removeFormer(id, record)
   // A server that ended before its answer was out has carried it out.
   if (!wasThere && served === null) throw noSuchDevice(id, hadFiles ? '; the record that its dead server left is removed' : '')
 }

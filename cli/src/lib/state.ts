@@ -27,7 +27,7 @@ import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import type { FormerMemory } from 'ublk'
 import { EXIT, Failure } from './failure.ts'
-import { isRunning, type ProcessIdentity } from './process.ts'
+import { isRunning, isSameProcess, type ProcessIdentity } from './process.ts'
 import type { ServeSpec } from './target.ts'
 
 /** Content of `N.json`. */
@@ -159,6 +159,16 @@ export class StateDirectory {
     const there = this.ids().includes(id)
     for (const path of [this.statePath(id), this.socketPath(id), join(this.path, `.${id}.json`)]) rmSync(path, { force: true })
     return there
+  }
+
+  /**
+   * The same, if it is still what was there before: when a device is gone, a new one may have its number, with a record and a socket.
+   * @param former whose record was there; null for none that could be read
+   */
+  removeFormer(id: number, former: ProcessIdentity | null): boolean {
+    const record = this.read(id)
+    const isFormer = former === null ? record === null || !isRunning(record) : record !== null && isSameProcess(record, former)
+    return isFormer && this.remove(id)
   }
 
   removeSocket(id: number): void {
