@@ -80,7 +80,8 @@ export async function resizeDevice(id: number, size: Size, options: CallOptions 
 }
 
 /**
- * Stops and removes a device of any process. An abort ends the wait, and removing goes on.
+ * Stops and removes a device of any process. Resolves when it is gone; while somebody has it open, after two seconds with the device `dead`, and
+ * the driver removes it when the last user lets go. An abort ends the wait, and removing goes on.
  * @param options.wait false returns before the last reference is gone (DEL_DEV_ASYNC). Default true.
  */
 export async function deleteDevice(id: number, options: CallOptions & { wait?: boolean } = {}): Promise<void> {

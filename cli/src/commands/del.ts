@@ -7,7 +7,7 @@ export default class Del extends BaseCommand {
   static override summary = 'Stop devices and remove them.'
   static override description =
     `The server of a device is asked to end; where there is none any more, the device and what it left are removed. Returns when the device
-and its server are gone. The kernel removes a device also while it is open or mounted: what is not yet written fails. Unmount first.`
+and its server are gone; while somebody has the device open, it returns after two seconds: the device is dead then, and goes when the last user lets go. The kernel removes a device also while it is open or mounted: what is not yet written fails. Unmount first.`
 
   static override usage = 'del ID... | --all'
   static override examples = [
