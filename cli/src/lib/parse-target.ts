@@ -155,12 +155,17 @@ const INTEGRITY_FORM = 'Example: --integrity size=8,csum=t10dif,pi-offset=0,tag-
 export function parseIntegrity(text: string): IntegrityOptions {
   const options: IntegrityOptions = {}
   for (const part of text.split(',')) {
-    const [name, value] = part.split('=', 2)
+    const [name, value, rest] = part.split('=')
+    if (rest !== undefined) throw noPart(part)
     if (value === undefined && (name === 'reftag' || name === 'capable')) options[name] = true
     else if (name === 'csum' && value !== undefined) options.csum = value as NonNullable<IntegrityOptions['csum']>
     else if (/^(size|pi-offset|tag-size)=\d+$/.test(part)) {
       options[({ size: 'size', 'pi-offset': 'piOffset', 'tag-size': 'tagSize' } as const)[name as 'size']] = Number(value)
-    } else throw usage(`--integrity has no part ${JSON.stringify(part)}`, INTEGRITY_FORM)
+    } else throw noPart(part)
   }
   return options
+}
+
+function noPart(part: string): Failure {
+  return usage(`--integrity has no part ${JSON.stringify(part)}`, INTEGRITY_FORM)
 }
