@@ -14,8 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Live, MIB, Page, page, spec_for};
-use ublk::target::{DieAt, Faults, FileOptions, LegState, Op, StripeOptions, fault, file, mem, mirror, stripe};
-use ublk::{BufferMode, DataPath, DeviceSpec, Error, Target};
+use ublk::target::{
+    DieAt, Faults, FileOptions, Geometry, Io, LegState, Op, Progress, QueueTarget, Request, StripeOptions, fault, file,
+    mem, mirror, stripe,
+};
+use ublk::{BufferMode, CharDevice, DataPath, DeviceSpec, Error, Target};
 
 /// A directory that goes with the test.
 struct Scratch(PathBuf);
@@ -459,6 +462,117 @@ fn a_leg_that_took_what_the_last_one_in_sync_refused_is_not_let_in() {
         }
         drop(live);
         drop((bad_leg, slow_leg));
+    }
+}
+
+/// A disk in memory that has no WRITE_ZEROES, which is what a hole in it takes, or loses it while it is used.
+struct Disk {
+    below: Arc<dyn Target>,
+    write_zeroes: bool,
+    has_lost_it: Arc<AtomicBool>,
+}
+
+impl Disk {
+    fn with(write_zeroes: bool) -> Disk {
+        Disk { below: mem(8 * MIB).unwrap(), write_zeroes, has_lost_it: Arc::default() }
+    }
+}
+
+impl Target for Disk {
+    fn kind(&self) -> &'static str {
+        "disk"
+    }
+    fn geometry(&self) -> Geometry {
+        Geometry { write_zeroes: self.write_zeroes, ..self.below.geometry() }
+    }
+    fn buffers(&self) -> Vec<BufferMode> {
+        Vec::new()
+    }
+    fn queue(&self, device: &Arc<CharDevice>, tags: u32) -> Result<Box<dyn QueueTarget>, Error> {
+        let below = self.below.queue(device, tags)?;
+        Ok(Box::new(DiskQueue { below, has_lost_it: Arc::clone(&self.has_lost_it) }))
+    }
+}
+
+struct DiskQueue {
+    below: Box<dyn QueueTarget>,
+    has_lost_it: Arc<AtomicBool>,
+}
+
+impl QueueTarget for DiskQueue {
+    fn start(&mut self, tag: u16, request: &Request, io: &mut Io<'_>) -> Progress {
+        if request.op == Op::WriteZeroes && self.has_lost_it.load(Ordering::SeqCst) {
+            return Progress::Done(-libc::EOPNOTSUPP);
+        }
+        self.below.start(tag, request, io)
+    }
+}
+
+fn offers_discard(target: Arc<dyn Target>) -> bool {
+    let live = Live::new(target);
+    let path = format!("/sys/block/ublkb{}/queue/discard_max_bytes", live.device.id());
+    std::fs::read_to_string(path).unwrap().trim() != "0"
+}
+
+/// Regression: it was offered over every disk; where one has no WRITE_ZEROES each discard failed, and a mirror lost that leg.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn discard_is_offered_over_disks_that_can_punch_holes_and_no_others() {
+    for can_punch in [true, false] {
+        let disk: Arc<dyn Target> = Arc::new(Disk::with(can_punch));
+        let live = Live::new(Arc::clone(&disk));
+        let other = Live::new(mem(8 * MIB).unwrap());
+        let paths: [PathBuf; 2] = [other.path().into(), live.path().into()];
+        let files = FileOptions { direct: true, create: true, ..FileOptions::default() };
+        assert_eq!(offers_discard(file(&paths[1], &files).unwrap()), can_punch, "file");
+        let options = StripeOptions { chunk_bytes: 65536, files: files.clone() };
+        assert_eq!(offers_discard(stripe(&paths, &options).unwrap()), can_punch, "stripe");
+        assert_eq!(offers_discard(mirror(&paths, &files).unwrap()), can_punch, "mirror");
+        common::run_with_input(
+            &["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", &live.path()],
+            "label: dos\nstart=2048\n",
+        );
+        drop((live, other));
+
+        // The next device finds the partition when it starts.
+        let live = Live::new(disk);
+        let partition = PathBuf::from(format!("{}p1", live.path()));
+        wait_until("there is a partition", || partition.exists());
+        assert_eq!(offers_discard(file(&partition, &files).unwrap()), can_punch, "partition");
+    }
+}
+
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn a_disk_that_cannot_punch_holes_any_more_fails_no_discard() {
+    let scratch = Scratch::new("no-more-holes");
+    let disk = Disk::with(true);
+    let has_lost_it = Arc::clone(&disk.has_lost_it);
+    let leg = Live::new(Arc::new(disk));
+    let paths = [leg.path().into(), scratch.path("leg1.img")];
+    let files = FileOptions { direct: true, create: true, size_bytes: Some(2 * MIB), ..FileOptions::default() };
+    let live = Live::new(mirror(&paths, &files).unwrap());
+    wait_until("the new leg is in sync", || all_in_sync(live.target.as_ref()));
+    live.write(MIB, 1);
+    has_lost_it.store(true, Ordering::SeqCst);
+
+    // The other leg has a hole then, so this one must read as zeroes, too.
+    clear(&live.open(), DISCARD, MIB, 4096).unwrap();
+    assert!((0..4).all(|_| live.read(MIB).0 == [0; 4096]), "a leg still has what was discarded");
+    let model = exercise(&live, 2 * MIB, 100, &mut Random(5));
+    assert!(all_in_sync(live.target.as_ref()), "{:?}", live.warnings());
+    drop(live);
+    assert!(contents(&paths[1])[..model.len()] == model && read_all(&leg, 2 * MIB) == model, "the legs differ");
+
+    // Alone, or in a stripe, it keeps its data: a discard is advice.
+    let options = StripeOptions { chunk_bytes: 65536, files: files.clone() };
+    let open: [&dyn Fn() -> Result<Arc<dyn Target>, Error>; 2] =
+        [&|| file(&paths[0], &files), &|| stripe(&paths, &options)];
+    for open in open {
+        let live = Live::new(open().unwrap());
+        live.write(0, 2);
+        clear(&live.open(), DISCARD, 0, MIB).unwrap();
+        assert!(live.read(0).0 == [2; 4096]);
     }
 }
 

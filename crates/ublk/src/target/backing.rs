@@ -6,7 +6,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, StatxFlags, fallocate, flock, ioctl_blksszget, statx};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FlockOperation, StatxFlags, fallocate, flock, ioctl_blksszget, major, minor, statx,
+};
 
 use crate::Error;
 use crate::error::words;
@@ -237,14 +239,25 @@ pub(super) fn ensure_size(file: &File, path: &Path, wanted: u64, may_grow: bool)
     file.set_len(wanted).map_err(|source| failed(path, "ftruncate", &source))
 }
 
-/// Tries on nothing: beyond the end of a file, which may be beyond what is served of it.
+/// Tries on nothing: beyond the end of a file, which may be beyond what is served of it. Of a block device sysfs knows.
 fn can_punch_holes(file: &File, path: &Path, is_block_device: bool) -> bool {
+    let Ok(metadata) = metadata(file, path) else { return false };
     if is_block_device {
-        return true; // the kernel zeroes by hand where the disk cannot unmap
+        return has_write_zeroes(metadata.rdev());
     }
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    let Ok(metadata) = metadata(file, path) else { return false };
     fallocate(file, flags, metadata.len().next_multiple_of(4096), 4096).is_ok()
+}
+
+/// What a hole in a block device takes: where the disk has no such request, the kernel writes zeroes for ZERO_RANGE, and for PUNCH_HOLE
+/// answers EOPNOTSUPP (BLKDEV_ZERO_NOFALLBACK of `blkdev_fallocate` in block/fops.c).
+fn has_write_zeroes(device: u64) -> bool {
+    let directory = format!("/sys/dev/block/{}:{}", major(device), minor(device));
+    // A partition has no queue of its own; that of its disk is beside it.
+    let max_bytes = ["queue", "../queue"]
+        .iter()
+        .find_map(|queue| std::fs::read_to_string(format!("{directory}/{queue}/write_zeroes_max_bytes")).ok());
+    max_bytes.and_then(|text| text.trim().parse::<u64>().ok()).is_some_and(|bytes| bytes > 0)
 }
 
 fn metadata(file: &File, path: &Path) -> Result<std::fs::Metadata, Error> {

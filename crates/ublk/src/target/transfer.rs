@@ -1,6 +1,7 @@
 //! One operation on one file, from its first submission to its end: what `file`, `stripe` and `mirror` are made of.
 //!
 //! FLUSH is fdatasync, FUA is RWF_DSYNC, DISCARD punches a hole, WRITE_ZEROES zeroes a range by the cheapest way that the file system has.
+//! A discard is advice: where no hole can be punched nothing is done, and that is a success.
 //! Short reads and writes are resumed, and the file system's errors (ENOSPC, EIO) are the result as they are.
 
 use std::sync::Arc;
@@ -157,6 +158,7 @@ impl Transfer {
                 }
             }
             (Step::Punch, errno) if is_missing(errno) && request.op == Op::WriteZeroes => self.step = Step::ZeroRange,
+            (Step::Punch, errno) if is_missing(errno) => return Some(0),
             (Step::ZeroRange, errno) if is_missing(errno) => self.step = Step::WriteZeroes,
             (Step::Punch | Step::ZeroRange, 0) => return self.durable(request, span, part, zeroes, io),
             _ => return Some(result),

@@ -119,13 +119,14 @@ impl QueueTarget for MirrorQueue {
         self.slots[usize::from(tag)] = Slot::default();
         match request.op {
             Op::Read => self.read(tag, request, self.shared.legs().in_sync, io),
-            Op::Write | Op::Discard | Op::WriteZeroes | Op::Flush => self.write(tag, request, io),
+            Op::Write | Op::Discard | Op::WriteZeroes | Op::Flush => self.write(tag, &of_legs(request), io),
             _ => Progress::Done(-libc::EOPNOTSUPP),
         }
     }
 
     #[inline]
     fn resume(&mut self, tag: u16, request: &Request, part: u16, result: i32, io: &mut Io<'_>) -> Progress {
+        let request = &of_legs(request);
         match self.slots[usize::from(tag)].step {
             Step::AwaitWindow => {
                 self.shared.set_waiting(false);
@@ -231,6 +232,15 @@ impl MirrorQueue {
             (0, 0) => Progress::Done(-libc::EIO),
             (0, errno) => Progress::Done(errno),
         }
+    }
+}
+
+/// The request as it goes to the legs, which must read the same after a discard: one that can punch no hole is zeroed by other means.
+#[inline]
+fn of_legs(request: &Request) -> Request {
+    match request.op {
+        Op::Discard => Request { op: Op::WriteZeroes, ..*request },
+        _ => *request,
     }
 }
 
