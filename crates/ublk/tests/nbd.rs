@@ -375,6 +375,45 @@ fn a_server_of_one_connection_serves_one_queue() {
     assert!(live.read(0).0 == [7; 4096]);
 }
 
+/// Regression: only a connection that was made again was looked at. The device would have had less behind it than it promises.
+#[test]
+#[ignore = "needs a ublk kernel"]
+fn an_export_that_became_less_is_refused_by_further_queues_and_by_the_next_start() {
+    let socket = socket("less");
+    let same = ["memory", "4M"];
+    for less in [&["memory", "2M"][..], &["-r", "memory", "4M"]] {
+        let is_refused = |device: &mut ublk::Device, target: &Arc<dyn ublk::Target>| {
+            let refused = ublk::spawn_target(device, Arc::clone(target), Arc::new(|_| {})).err().expect("refused");
+            let why = "the export has another size, or can do less";
+            assert!(matches!(&refused, Error::Nbd { problem, .. } if problem == why), "{less:?}: {refused}");
+        };
+        let server = Server::start(&socket, &same);
+        let target = nbd(over(&socket)).unwrap();
+        drop(server);
+        let server = Server::start(&socket, less);
+        let spec = DeviceSpec { queues: 2, ..spec_for(target.as_ref()) };
+        let mut device = ublk::Device::add(&ublk::Control::open().unwrap(), spec).unwrap();
+        is_refused(&mut device, &target); // the first queue has the connection from before
+        device.delete().unwrap();
+        drop(server);
+
+        let server = Server::start(&socket, &same);
+        let mut live = Live::new(nbd(over(&socket)).unwrap());
+        live.write(0, 7);
+        live.stop();
+        drop(server);
+        let server = Server::start(&socket, less);
+        let target = Arc::clone(&live.target);
+        is_refused(&mut live.device, &target);
+        live.device.close_char();
+        drop(server);
+        let _server = Server::start(&socket, &same);
+        live.start();
+        assert!(live.read(0).0 == [0; 4096], "it is another memory");
+        drop(live); // while there is a server
+    }
+}
+
 /// How often each word is in a log.
 fn counts<const N: usize>(log: &Path, words: [&str; N]) -> [usize; N] {
     let text = std::fs::read_to_string(log).unwrap();

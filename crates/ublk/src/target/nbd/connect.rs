@@ -62,6 +62,15 @@ pub(super) fn connect(options: &NbdOptions) -> Result<Connection, Failure> {
     Ok(Connection { socket: Arc::new(socket), export, tunnel: Some(tunnel) })
 }
 
+/// Connects anew to an export that a device was made with. Another size or fewer abilities are refused: the device has promised them.
+pub(super) fn connect_again(options: &NbdOptions, export: &Export) -> Result<Connection, Failure> {
+    let connection = connect(options)?;
+    if is_as_good(&connection.export, export) {
+        return Ok(connection);
+    }
+    Err(Failure::Refused("the export has another size, or can do less".into()))
+}
+
 fn open(address: &NbdAddress) -> io::Result<Socket> {
     match address {
         NbdAddress::Tcp { host, port } => {
@@ -102,20 +111,19 @@ struct Slot {
 }
 
 impl Reconnection {
-    /// Tries until there is one, with growing pauses. Another size or fewer abilities are no connection: the device has promised them.
+    /// Tries until there is one, with growing pauses.
     pub(super) fn begin(options: Arc<NbdOptions>, export: Export) -> io::Result<Reconnection> {
         let slot = Arc::new(Slot::default());
         let of_thread = Arc::clone(&slot);
         thread::Builder::new().name("ublk-nbd".into()).spawn(move || {
             let mut pause = FIRST_PAUSE;
             while !of_thread.is_unwanted.load(SeqCst) {
-                let failure = match connect(&options) {
-                    Ok(connection) if is_as_good(&connection.export, &export) => {
+                let failure = match connect_again(&options, &export) {
+                    Ok(connection) => {
                         *lock(&of_thread.connection) = Some(connection);
                         of_thread.is_ready.store(true, SeqCst);
                         return;
                     }
-                    Ok(_) => "the export has another size, or can do less".into(),
                     Err(failure) => failure.to_string(),
                 };
                 *lock(&of_thread.failure) = Some(failure);

@@ -24,7 +24,7 @@ use std::{fmt, io};
 use super::{Geometry, QueueTarget, Report, Target};
 use crate::error::words;
 use crate::{BufferMode, CharDevice, Error};
-use connect::{Connection, connect};
+use connect::{Connection, connect, connect_again};
 use protocol::Export;
 use queue::NbdQueue;
 pub use tls::NbdTls;
@@ -193,8 +193,9 @@ struct Nbd {
 
 impl Nbd {
     fn connection(&self) -> Result<Connection, Error> {
+        let Shared { options, export, .. } = &*self.shared;
         let spare = lock(&self.spare).take();
-        spare.map_or_else(|| connect(&self.shared.options).map_err(|failure| failed(&self.shared.options, failure)), Ok)
+        spare.map_or_else(|| connect_again(options, export).map_err(|failure| failed(options, failure)), Ok)
     }
 }
 
