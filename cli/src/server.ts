@@ -15,6 +15,7 @@ if (process.send === undefined) {
   process.exitCode = EXIT.usage
 } else {
   const stopping = stopSignals()
+  const givingUp = new AbortController()
   boundStop(stopping.signal)
   // Before it is needed: a server that waits in reserve has it then.
   void import('ublk')
@@ -22,18 +23,20 @@ if (process.send === undefined) {
     if (message.type === 'serve') {
       // A device that is recovered is not the launcher's to take away.
       if (message.recovers === null) process.once('disconnect', () => stopping.abort('the end of its launcher'))
-      void serve(message.spec, message.recovers, stopping.signal)
+      void serve(message.spec, message.recovers, stopping.signal, givingUp.signal)
     }
+    if (message.type === 'give-up') givingUp.abort('its launcher')
     if (message.type === 'accepted') process.removeAllListeners('disconnect')
   })
 }
 
-async function serve(spec: ServeSpec, recovers: number | null, signal: AbortSignal): Promise<void> {
+/** @param givingUp ends a recovery that the driver has not heard of */
+async function serve(spec: ServeSpec, recovers: number | null, signal: AbortSignal, givingUp: AbortSignal): Promise<void> {
   try {
     const server =
       recovers === null
         ? await DeviceServer.start(spec, { signal, onCreated: (id) => tell({ type: 'created', id }) })
-        : await DeviceServer.recover(recovers, spec, { signal })
+        : await DeviceServer.recover(recovers, spec, { signal: AbortSignal.any([signal, givingUp]) })
     process.title = `ublk: ${server.path} ${formatTarget(spec.target)}`
     const close = (): Promise<void> => server.close({ graceMs: STOP_GRACE_MS }).catch(() => undefined)
     if (signal.aborted) {

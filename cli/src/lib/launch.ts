@@ -4,9 +4,10 @@
  * The two talk over Node's channel between parent and child, which closes when either ends:
  *   launcher → serve SPEC                          server → created ID, then live DEVICE or failed REPORT
  *   launcher → accepted, then closes the channel
+ *   launcher → give-up, of a recovery              server → failed REPORT, or live DEVICE where it is too late for that
  * A server whose channel closes before `accepted` takes its device away: so the device exists if and only if the
- * launcher said so, whichever of the two is killed when. A device that is recovered exists anyway: its server goes on, and
- * one that is to be given up is killed, which leaves the device to the next one.
+ * launcher said so, whichever of the two is killed when. A device that is recovered exists anyway: its server goes on when its launcher
+ * ends, gives up when it is told to, and is killed when it does not; all of that leaves the device to a server.
  */
 
 import { type ChildProcess, spawn } from 'node:child_process'
@@ -18,7 +19,7 @@ import { StateDirectory } from './state.ts'
 import type { ServeSpec } from './target.ts'
 
 /** `recovers`: number of a device that its former server left. */
-export type ToServer = { type: 'serve'; spec: ServeSpec; recovers: number | null } | { type: 'accepted' }
+export type ToServer = { type: 'serve'; spec: ServeSpec; recovers: number | null } | { type: 'accepted' } | { type: 'give-up' }
 export type FromServer =
   | { type: 'created'; id: number }
   | { type: 'live'; device: DescribedDevice }
@@ -63,6 +64,10 @@ export async function launch(
     await conversation.accept()
     return device
   } catch (error) {
+    if (recovers !== null && (await conversation.isTooLate())) {
+      await conversation.accept()
+      throw signal.aborted ? servedAlready(signal, recovers, child.pid as number) : error
+    }
     await conversation.abandon()
     throw error
   }
@@ -101,8 +106,8 @@ class Conversation {
     const late = AbortSignal.timeout(START_LIMIT_MS)
     const whichever = Promise.race([
       this.#live,
-      this.#ended.then((how) => Promise.reject(serverEnded(how))),
-      aborted(late).then(() => Promise.reject(notLiveInTime())),
+      this.#ended.then((how) => Promise.reject(serverEnded(how, this.#recovers))),
+      aborted(late).then(() => Promise.reject(notLiveInTime(this.#recovers))),
       aborted(signal).then(() => Promise.reject(interrupted(signal, undefined, this.#recovers))),
     ])
     void this.#send({ type: 'serve', spec, recovers: this.#recovers })
@@ -114,6 +119,16 @@ class Conversation {
     await this.#send({ type: 'accepted' })
     this.#child.disconnect()
     this.#child.unref()
+  }
+
+  /** Has a recovery given up. True when that is too late: once the driver has heard of it, the server that goes on is the best end. */
+  async isTooLate(): Promise<boolean> {
+    void this.#send({ type: 'give-up' })
+    const isLive = this.#live.then(
+      () => true,
+      () => false,
+    )
+    return Promise.race([isLive, this.#ended.then(() => false), delay(END_LIMIT_MS, false, { ref: false })])
   }
 
   /** Ends the server, and takes away what it leaves if it was killed. */
@@ -151,20 +166,37 @@ function aborted(signal: AbortSignal): Promise<void> {
   })
 }
 
-function notLiveInTime(): Failure {
+function servedAlready(signal: AbortSignal, id: number, pid: number): Failure {
+  return new Failure({
+    code: 'ERR_UBLK_INTERRUPTED',
+    message: `stopped by ${signal.reason} when device ${id} was served already`,
+    hint: `Process ${pid} serves it.`,
+    deviceId: id,
+    exitCode: EXIT.failed,
+  })
+}
+
+function notLiveInTime(recovers: number | null): Failure {
   return new Failure({
     code: 'ERR_UBLK_TIMEOUT',
     message: `the device was not live after ${START_LIMIT_MS / 1000} s; its server was ended`,
-    hint: 'Run it with --foreground to see what it does.',
+    hint: whatNext(recovers, 'does'),
+    deviceId: recovers,
     exitCode: EXIT.timedOut,
   })
 }
 
-function serverEnded(how: string): Failure {
+function serverEnded(how: string, recovers: number | null): Failure {
   return new Failure({
     code: 'ERR_UBLK_FAILED',
     message: `the server ended before its device was live (${how})`,
-    hint: 'Run it with --foreground to see what it says.',
+    hint: whatNext(recovers, 'says'),
+    deviceId: recovers,
     exitCode: EXIT.failed,
   })
+}
+
+function whatNext(recovers: number | null, verb: 'does' | 'says'): string {
+  if (recovers === null) return `Run it with --foreground to see what it ${verb}.`
+  return `Device ${recovers} still waits for its server: \`ublk info ${recovers}\` shows what that is to serve; then try again.`
 }
