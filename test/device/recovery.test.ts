@@ -289,7 +289,9 @@ test.serial('a recovery that fails leaves the device to the next one', (t) =>
 
 /** Keeps recoveries from their first command, for up to two seconds each. */
 async function holdRecoveries(): Promise<ChildProcess> {
-  const holder = spawn('flock', ['--no-fork', '/dev/ublk-control', 'sh', '-c', 'echo held; exec sleep 60'], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const holder = spawn('flock', ['--no-fork', '/dev/ublk-control', 'sh', '-c', 'echo held; exec sleep 60'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   await once(holder.stdout, 'data')
   return holder
 }
