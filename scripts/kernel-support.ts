@@ -24,6 +24,7 @@ scripts/kernel-support-table.ts. "Since" is the first release of mainline Linux;
 made by what the kernel itself says. \`ublk features\` prints the first table for the kernel that is running.
 
 Each test fails when the code for its row is removed: [removals.md](removals.md) says which code, and what the test failed with.
+BUF_REG_OFF_DAEMON alone has no code here; why is said below its table.
 
 ## Flags
 
